@@ -1,0 +1,1 @@
+"""One spark-submit script a stage; `recall <job>` runs the same code."""

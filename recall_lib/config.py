@@ -1,0 +1,309 @@
+"""Every setting, declared once: typed, frozen, with its default, unit and origin.
+
+A config is a YAML file with the sections below plus `--set section.key=value` overrides; an unknown key or a wrong type
+is an error. "F" is the fun-rec preset (conf/fun_rec.yaml), "P" the Paddle preset (conf/paddle.yaml).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recall_lib.errors import UsageError
+
+# Names with a fixed meaning in the tables; no feature may take them (user_id alone may be both key and feature).
+RESERVED_NAMES = frozenset(
+    {"item_id", "item", "event_ts", "position", "example_age", "dt", "split", "target", "history", "negatives", "seen"}
+)
+SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
+SESSION_ITEM_COLUMNS = ("category", "tags")
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys and silent type changes."""
+
+    # `coerce_numbers_to_str`: YAML reads `separator: 1` or a column named 2017 as a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Columns(Section):
+    """Names of the click log's columns (format `rows`)."""
+
+    user_id: str = "user_id"
+    item_id: str = "article_id"
+    event_ts: str = "expo_time"  # the time, or with ordering `position` an integer counter
+    click: str | None = "click"  # 1 = click, 0 = impression; null: every row is a click
+    example_age: str | None = None  # days; null: computed from the click's own time
+
+
+class ItemColumns(Section):
+    """Names of the item table's columns."""
+
+    item_id: str = "article_id"
+    title: str | None = None
+
+
+class Input(Section):
+    """Where the raw log lies and how it is read."""
+
+    path: str = "."  # root of the raw data
+    format: Literal["rows", "sessions"] = "rows"
+    clicks: str = "clicks"  # file, folder or glob below `path`; with file_format `table`, a catalog table
+    items: str | None = None  # optional item table below `path`, format `rows`
+    users: str | None = None  # optional table of the user ids that get a top-N, below `path`
+    file_format: Literal["csv", "json", "parquet", "orc", "table"] | None = None  # null: from the files' names
+    options: dict[str, str] = {}  # passed to Spark's reader, e.g. {sep: ";"}
+    ordering: Literal["time", "position"] = "time"
+    time_unit: Literal["s", "ms", "us", "iso"] = "s"  # iso: 2017-10-16 08:00:00, with T and zone allowed, else UTC
+    columns: Columns = Columns()
+    item_columns: ItemColumns = ItemColumns()
+    max_reject_share: float = Field(0.01, ge=0, le=1)  # of the rows (lines) in the window; above it the job fails
+
+    @model_validator(mode="after")
+    def _sessions_have_no_clock(self) -> Self:
+        if self.format == "sessions" and self.ordering != "position":
+            raise ValueError("session lines carry no timestamps: set input.ordering to position")
+        return self
+
+
+class Feature(Section):
+    """A categorical feature: its column, vocabulary and embedding."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    column: str = ""  # column of the log or item table; empty: the name
+    min_count: int = Field(20, ge=1)  # rarer values become unknown (P: feat_appear_limit)
+    buckets: int | None = Field(None, ge=1)  # hash into this many ids in place of a vocabulary
+    dim: int = Field(16, ge=1)  # embedding size
+
+    @property
+    def source(self) -> str:
+        """Column of the raw log."""
+        return self.column or self.name
+
+
+class ItemFeature(Feature):
+    """A feature of items, read in the history of clicks."""
+
+    multi: bool = False  # several values a click
+    separator: str = "_"  # between the values of a multi-valued text column
+
+
+class ItemId(Section):
+    """The item id itself: vocabulary and embedding."""
+
+    min_count: int = Field(20, ge=1)
+    dim: int = Field(64, ge=1)
+
+
+class Features(Section):
+    """What the model may look at."""
+
+    item_id: ItemId = ItemId()
+    user: tuple[Feature, ...] = ()
+    item: tuple[ItemFeature, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        names = [feature.name for feature in (*self.user, *self.item)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        taken = sorted(RESERVED_NAMES.intersection(names) | {f.name for f in self.item if f.name == "user_id"})
+        if twice or taken:
+            raise ValueError(f"feature names used twice: {twice}, reserved: {taken}")
+        return self
+
+
+class Samples(Section):
+    """Windows, subsampling and negatives (SPEC 3)."""
+
+    max_history: int | None = Field(None, ge=1)  # clicks; a user's last ones are kept (F: 50)
+    window_size: int = Field(50, ge=1)  # tokens of history before a target (F: 50, P: 20)
+    start_token: bool = False  # one unknown before a user's first click (P)
+    order: Literal["oldest_first", "newest_first"] = "oldest_first"  # inside a history (P, F)
+    subsample_threshold: float | None = Field(None, gt=0)  # t of hot-item subsampling (F: 0.001); null: off
+    max_targets_per_user: int | None = Field(None, ge=1)  # active-user cap (F: 30); null: off
+    negatives_per_positive: int = Field(0, ge=0)
+    negatives_alpha: float = Field(1.0, ge=0)  # negatives are drawn by count^alpha
+
+
+class Model(Section):
+    """The two towers."""
+
+    encoder: Literal["mean", "lstm"] = "mean"  # of the history: F mean pooling, P LSTM with max over time
+    encoder_dim: int = Field(64, ge=1)  # hidden size of the LSTM
+    tower: tuple[int, ...] = Field((64, 64), min_length=1)  # layer sizes; the last one is the user vector's
+    output_activation: Literal["relu", "linear"] = "linear"  # of the tower's last layer
+    item_output: Literal["tied", "separate"] = "tied"  # F: the history's item table; P: softmax weights of their own
+    item_bias: bool = False  # P: a bias per item, exported as [b, w] against [1, u]
+    example_age: bool = False  # the sample's age as a dense input (F); 0 at inference
+    embedding_std: float = Field(0.05, gt=0)  # of the normal initialisation (P: 0.001)
+    similarity: Literal["inner_product", "cosine"] = "inner_product"  # cosine: vectors L2-normalised at export (F)
+
+
+class Training(Section):
+    """Optimisation and distribution."""
+
+    loss: Literal["sampled_softmax", "nce", "in_batch_softmax", "full_softmax"] = "sampled_softmax"
+    negatives: Literal["uniform", "counts", "samples"] = "uniform"  # proposal q; samples: those of samples.negatives_*
+    num_negatives: int = Field(5, ge=1)  # drawn per target, ignored by in_batch and full softmax
+    alpha: float = Field(1.0, ge=0)  # negatives `counts` follow count^alpha
+    batch_size: int = Field(64, ge=1)  # targets per rank and step
+    epochs: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)  # stops earlier; null: epochs decide
+    learning_rate: float = Field(0.001, gt=0)  # Adam
+    warmup_steps: int = Field(0, ge=0)  # linear, from 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0 at the last step
+    clip_norm: float | None = Field(None, gt=0)  # of the whole gradient
+    early_stopping: int | None = Field(None, ge=1)  # epochs without a better validation NDCG@10; null: off
+    launcher: Literal["process", "horovod", "spark"] = "process"  # this process, local ranks, ranks in executors
+    ranks: int = Field(1, ge=1)
+    shuffle_row_groups: int = Field(8, ge=1)  # row groups mixed in memory
+    resume: bool = True  # from the checkpoint a killed run with the same inputs left
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _ranks_need_horovod(self) -> Self:
+        if self.launcher == "process" and self.ranks > 1:
+            raise ValueError("training.ranks > 1 needs training.launcher horovod or spark")
+        return self
+
+
+class Index(Section):
+    """FAISS."""
+
+    factory: str = "Flat"  # a FAISS index_factory string; Flat is exact
+    nprobe: int | None = Field(None, ge=1)  # lists visited by an IVF index; null: FAISS's default
+
+
+class TopN(Section):
+    """The table that is shipped."""
+
+    n: int = Field(200, ge=1)
+    filter_seen: bool = True
+    user_id_only: bool = False  # also write top_n_user_id: every other input neutral (P's infer_user)
+
+
+class Evaluation(Section):
+    """Hold-out and metrics (SPEC 3.8, 7)."""
+
+    protocol: Literal["last_click", "day"] = "last_click"
+    recent_hours: float = Field(24, gt=0)  # window of recent_popular, hours before dt
+
+
+class Paths(Section):
+    """Where everything is written."""
+
+    root: str = "build/recall"
+
+
+class Spark(Section):
+    """The Spark session, used when no spark-submit chose otherwise."""
+
+    master: str | None = None  # null: what spark-submit says, else local[*]
+    partitions: int = Field(8, ge=1)  # shuffle partitions
+    conf: dict[str, str] = {}
+
+
+class Config(Section):
+    """One file of settings, shared by every job."""
+
+    input: Input = Input()
+    features: Features = Features()
+    samples: Samples = Samples()
+    model: Model = Model()
+    training: Training = Training()
+    index: Index = Index()
+    top_n: TopN = TopN()
+    evaluation: Evaluation = Evaluation()
+    paths: Paths = Paths()
+    spark: Spark = Spark()
+    seed: int = 20161003
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.input.format == "sessions":
+            for known, features in ((SESSION_USER_COLUMNS, self.features.user), (SESSION_ITEM_COLUMNS, self.features.item)):
+                wrong = [f.source for f in features if f.source not in known]
+                if wrong:
+                    raise ValueError(f"session lines have no field {wrong}; fields for this kind of feature: {list(known)}")
+        if self.input.ordering == "position" and self.evaluation.protocol == "day":
+            raise ValueError("evaluation.protocol day needs timestamps (input.ordering time)")
+        if self.training.negatives == "samples" and not self.samples.negatives_per_positive:
+            raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
+        if self.model.similarity == "cosine" and self.model.item_bias:
+            raise ValueError("model.item_bias has no meaning with similarity cosine")
+        if self.model.item_output == "tied" and self.model.tower[-1] != self.features.item_id.dim:
+            raise ValueError("model.item_output tied needs the tower's last layer as wide as features.item_id.dim")
+        return self
+
+    def fingerprint(self, *sections: str) -> str:
+        """sha256 (hex) of the named sections, independent of the order of keys."""
+        chosen = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def parse_day(text: str) -> str:
+    """A day `YYYY-MM-DD`, as it was written.
+
+    Raises:
+        UsageError: it is not a day of the calendar.
+    """
+    try:
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise UsageError(f"--dt {text!r} is no day of the calendar: give YYYY-MM-DD")
+
+
+def load_config(path: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML config and apply `section.key=value` overrides (values are YAML: `8`, `true`, `[64, 8]`).
+
+    Raises:
+        UsageError: the file cannot be read, an override is malformed, or the result does not fit the declared settings.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"config {path} must hold sections (key: value), not a {type(raw).__name__}")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(_one_line(detail) for detail in error.errors())
+        raise UsageError(f"config {path}: {problems}") from None
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not separator or not last:
+        raise UsageError(f"--set {override!r} is not section.key=value")
+    node: Any = raw
+    for name in sections:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {override!r}: {name} is not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override!r}: the value is not YAML; quote it") from None
+
+
+def _one_line(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {place}"
+    return f"{place}: {detail['msg']}" if place else str(detail["msg"])

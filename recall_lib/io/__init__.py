@@ -1,0 +1,1 @@
+"""Reading raw logs and publishing what the jobs make."""

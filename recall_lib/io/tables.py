@@ -1,0 +1,224 @@
+"""The dated tables under `paths.root`: where they lie, how they are read, how they are published whole.
+
+A dataset's day is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, of Parquet or artefact files and a
+`_manifest.json`, which names the files with their sha256, rows, content digest, inputs and settings, and is the truth of
+success. A publication is written aside under `_staging`, checked, and swapped in by two renames; a reader that comes
+between them finds the old version under `_retired`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from recall_lib import __version__
+from recall_lib.config import Config
+from recall_lib.errors import DataRefused
+from recall_lib.schemas import enforce
+
+MANIFEST = "_manifest.json"
+# Which command makes a dataset, for the message when it is missing.
+_MADE_BY = {
+    "rejects": "events",
+    "models": "train",
+    "reports": "report",
+    "top_n_user_id": "top_n",
+}
+
+
+class Tables:
+    """The datasets of one root, seen by one run."""
+
+    def __init__(self, config: Config, run_id: str | None = None, spark: SparkSession | None = None) -> None:
+        """`spark` may be left out by commands that read artefacts and manifests only."""
+        self.config = config
+        self.run_id = run_id or uuid.uuid4().hex[:12]
+        self.spark = spark
+        self.fs, self.root = url_to_fs(config.paths.root)
+        self.scheme = "file" if "file" in self.fs.protocol else config.paths.root.split("://")[0]
+
+    # -- where ---------------------------------------------------------------------------------------------------------
+    def path(self, dataset: str, dt: str, **keys: str) -> str:
+        """The folder of one publication, as the file system names it."""
+        return "/".join([self.root, dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
+
+    def uri(self, path: str) -> str:
+        """The same path as Spark names it."""
+        return f"{self.scheme}://{path}" if "://" not in path else path
+
+    def _aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+        name = "-".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
+        return f"{self.root}/{area}/{name}"
+
+    def find(self, dataset: str, dt: str, **keys: str) -> str | None:
+        """The folder that holds the published version now, or None."""
+        for folder in (self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)):
+            if self.fs.exists(f"{folder}/{MANIFEST}"):
+                return folder
+        return None
+
+    def days(self, dataset: str) -> list[str]:
+        """The published days of a dataset, ascending."""
+        folder = f"{self.root}/{dataset}"
+        if not self.fs.isdir(folder):
+            return []
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
+        days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
+        return [day for day in days if self.find(dataset, day)]
+
+    # -- read ----------------------------------------------------------------------------------------------------------
+    def folder(self, dataset: str, dt: str, **keys: str) -> str:
+        """The folder of a publication that must be there.
+
+        Raises:
+            DataRefused: it is not published.
+        """
+        folder = self.find(dataset, dt, **keys)
+        if folder is None:
+            what = "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
+            raise DataRefused(f"{what} is not published under {self.root}: run `recall {_MADE_BY.get(dataset, dataset)} --dt {dt}`")
+        return folder
+
+    def manifest(self, dataset: str, dt: str, **keys: str) -> dict[str, Any]:
+        """The manifest of a publication (DataRefused if it is not there)."""
+        return self.read_json(f"{self.folder(dataset, dt, **keys)}/{MANIFEST}")
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """A JSON object."""
+        loaded: dict[str, Any] = json.loads(self.fs.cat_file(path))
+        return loaded
+
+    def read(self, dataset: str, dt: str, schema: StructType, **keys: str) -> DataFrame:
+        """One publication, without its dt column."""
+        return self._read([self.folder(dataset, dt, **keys)], schema, dataset)
+
+    def read_days(self, dataset: str, days: list[str], schema: StructType) -> DataFrame:
+        """Several days of a dataset, without their dt column; no day gives an empty frame."""
+        return self._read([self.folder(dataset, day) for day in days], schema, dataset)
+
+    def _read(self, folders: list[str], schema: StructType, name: str) -> DataFrame:
+        assert self.spark is not None, "reading a table needs a Spark session"
+        files = [f"{folder}/{file['name']}" for folder in folders for file in self.read_json(f"{folder}/{MANIFEST}")["files"]]
+        if not files:
+            return self.spark.createDataFrame([], schema)
+        frame = self.spark.read.option("mergeSchema", "false").parquet(*map(self.uri, files))
+        return enforce(frame, schema, name)
+
+    # -- publish -------------------------------------------------------------------------------------------------------
+    def publish(
+        self,
+        frame: DataFrame,
+        schema: StructType,
+        dataset: str,
+        dt: str,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **keys: str,
+    ) -> dict[str, Any]:
+        """Write a frame as one publication; its manifest gets rows and a digest that knows no order and no partitions.
+
+        Args:
+            frame: fits `schema`; its partitions become the files.
+            inputs: digest of each publication it was made from, by name.
+            facts: counts and other facts for the manifest.
+
+        Returns:
+            The manifest.
+        """
+        frame = enforce(frame, schema, dataset)
+        with self._staged(dataset, dt, keys) as staging:
+            frame.write.mode("overwrite").parquet(self.uri(staging))
+            assert self.spark is not None
+            written = self.spark.read.schema(schema).parquet(self.uri(staging))
+            rows, digest = content_digest(written)
+            return self._swap_in(staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})})
+
+    @contextmanager
+    def publish_files(
+        self, dataset: str, dt: str, *, inputs: Mapping[str, str] | None = None, facts: dict[str, Any] | None = None, **keys: str
+    ) -> Iterator[Path]:
+        """A local folder to fill with artefact files; they are published when the block ends without an error.
+
+        `facts` is read at the end, so that the block may add to it; the digest is the sha256 of the files' sha256.
+        """
+        import tempfile
+
+        with self._staged(dataset, dt, keys) as staging, tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            for file in sorted(Path(folder).iterdir()):
+                self.fs.put_file(str(file), f"{staging}/{file.name}")
+            self._swap_in(staging, dataset, dt, keys, {"inputs": dict(inputs or {}), **(facts or {})})
+
+    @contextmanager
+    def _staged(self, dataset: str, dt: str, keys: Mapping[str, str]) -> Iterator[str]:
+        staging = self._aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
+        self.started = time.monotonic()
+        self.fs.makedirs(staging, exist_ok=True)
+        try:
+            yield staging
+        finally:
+            if self.fs.exists(staging):
+                self.fs.rm(staging, recursive=True)
+
+    def _swap_in(self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
+        files = []
+        for path in sorted(self.fs.ls(staging, detail=False)):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith((".", "_")):  # Hadoop's checksums and _SUCCESS: the manifest has both
+                self.fs.rm(path)
+            else:
+                files.append({"name": name, "bytes": self.fs.size(path), "sha256": self._sha256(path)})
+        manifest: dict[str, Any] = {
+            "dataset": dataset,
+            "dt": dt,
+            **keys,
+            "digest": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
+            **facts,
+            "files": files,
+            "config": self.config.model_dump(mode="json"),
+            "versions": {"recall": __version__, "python": platform.python_version()},
+            "run_id": self.run_id,
+            "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
+        target, retired = self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)
+        self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        if self.fs.exists(f"{target}/{MANIFEST}"):
+            self._remove(retired)
+            self.fs.makedirs(retired.rsplit("/", 1)[0], exist_ok=True)
+            self.fs.mv(target, retired, recursive=True)
+        self._remove(target)  # a folder without a manifest was never published
+        self.fs.mv(staging, target, recursive=True)
+        self._remove(retired)
+        return manifest
+
+    def _remove(self, folder: str) -> None:
+        if self.fs.exists(folder):
+            self.fs.rm(folder, recursive=True)
+
+    def _sha256(self, path: str) -> str:
+        with self.fs.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(frame: DataFrame) -> tuple[int, str]:
+    """(rows, digest): equal for equal rows in any order and any number of partitions or files."""
+    columns = [F.xxhash64(F.lit(salt), *(F.coalesce(F.to_json(F.struct(c)), F.lit("")) for c in frame.columns)) for salt in (1, 2)]
+    hashes = [F.sum(column.cast("decimal(38,0)")).cast("string") for column in columns]
+    rows, *sums = frame.agg(F.count(F.lit(1)), *hashes).first()  # type: ignore[misc]
+    return rows, hashlib.sha256(json.dumps([rows, *sums]).encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""What every job shares: its arguments, its context, and how it ends.
+
+Exit codes: 0 done, 1 an unexpected failure, 2 bad usage or config, 3 data refused, 4 no input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from recall_lib.config import Config, load_config, parse_day
+from recall_lib.errors import DataRefused, RecallError
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of one or more jobs for one day."""
+
+    config: Config
+    dt: str
+    name: str = "recall"
+
+    @cached_property
+    def spark(self) -> Any:
+        """The Spark session, started at first use."""
+        from recall_lib.session import start
+
+        return start(self.config.spark, f"recall {self.name} {self.dt}")
+
+    @cached_property
+    def tables(self) -> Any:
+        """The dated tables, with a Spark session behind them."""
+        from recall_lib.io.tables import Tables
+
+        return Tables(self.config, spark=self.spark)
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        print(f"{self.name} {self.dt}: {text}", flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, dt: bool = True) -> None:
+    """--config, --dt and --set, the same for every command."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
+    if dt:
+        parser.add_argument("--dt", required=True, metavar="YYYY-MM-DD", help="the day the result is for")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        dest="overrides",
+        help="override a setting, e.g. --set input.path=/data/log (may be repeated)",
+    )
+
+
+def context(args: argparse.Namespace, name: str) -> Context:
+    """The context that the parsed arguments describe (UsageError if they are bad)."""
+    return Context(load_config(args.config, args.overrides), parse_day(args.dt), name)
+
+
+def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
+    """Parse a job's arguments, run it, and turn its end into an exit code and, on failure, one line on stderr."""
+    module = sys.modules[run.__module__]
+    name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
+    parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    return guarded(name, lambda: run(context(args, name)))
+
+
+def guarded(name: str, action: Callable[[], object]) -> int:
+    """Run an action; any failure becomes one line on stderr and the documented exit code."""
+    try:
+        action()
+        return 0
+    except RecallError as error:
+        print(f"recall {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"recall {name}: interrupted; nothing half-written is published, run it again", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("RECALL_TRACEBACK"):
+            traceback.print_exc()
+        refused = _refusal_inside(error)
+        if refused:
+            print(f"recall {name}: {refused}", file=sys.stderr)
+            return DataRefused.exit_code
+        hint = "set RECALL_TRACEBACK=1 for the traceback"
+        print(f"recall {name}: {type(error).__name__}: {_first_line(error)} ({hint})", file=sys.stderr)
+        return 1
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else "no message"
+
+
+def _refusal_inside(error: Exception) -> str | None:
+    """The message of a DataRefused that a Spark worker raised, carried inside Spark's own error text."""
+    marker = f"{DataRefused.__module__}.{DataRefused.__name__}: "
+    for line in str(error).splitlines():
+        if marker in line:
+            return line.split(marker, 1)[1].strip()
+    return None

