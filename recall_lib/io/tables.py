@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -181,7 +182,7 @@ class Tables:
             if name.startswith((".", "_")):  # Hadoop's checksums and _SUCCESS: the manifest has both
                 self.fs.rm(path)
             else:
-                files.append({"name": name, "bytes": self.fs.size(path), "sha256": self._sha256(path)})
+                files.append({"name": name, "bytes": self.fs.size(path), "sha256": self._sha256(path), **self._footer(path)})
         manifest: dict[str, Any] = {
             "dataset": dataset,
             "dt": dt,
@@ -206,6 +207,21 @@ class Tables:
         self.fs.mv(staging, target, recursive=True)
         self._remove(retired)
         return manifest
+
+    def _footer(self, path: str) -> dict[str, Any]:
+        """Rows a row group, and values a list column, of a Parquet file: what training plans its steps from."""
+        if not path.endswith(".parquet"):
+            return {}
+        with self.fs.open(path, "rb") as file:
+            meta = pq.read_metadata(file)
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        leaves = [group.column(j) for group in groups for j in range(group.num_columns)]
+        values: dict[str, int] = {}
+        for leaf in leaves:
+            name, *nested = leaf.path_in_schema.split(".")
+            if nested:
+                values[name] = values.get(name, 0) + leaf.num_values
+        return {"rows": meta.num_rows, "row_groups": [group.num_rows for group in groups], "values": values}
 
     def _remove(self, folder: str) -> None:
         if self.fs.exists(folder):
