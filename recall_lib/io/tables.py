@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib import __version__
 from recall_lib.config import Config
@@ -145,8 +145,28 @@ class Tables:
             frame.write.mode("overwrite").parquet(self.uri(staging))
             assert self.spark is not None
             written = self.spark.read.schema(schema).parquet(self.uri(staging))
-            rows, digest = content_digest(written)
+            rows, digest = content_digests(written).get("", (0, EMPTY_DIGEST))
             return self._swap_in(staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})})
+
+    def publish_days(
+        self, frame: DataFrame, schema: StructType, dataset: str, days: list[str], *, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a frame with a `dt` column as one publication per listed day, in one pass; a day without rows is empty.
+
+        All days are written and digested before the first is swapped in.
+        """
+        assert self.spark is not None
+        frame = enforce(frame, StructType([*schema, StructField("dt", StringType())]), dataset)
+        with self._staged(dataset, "days", {}) as staging:
+            frame.write.mode("overwrite").partitionBy("dt").parquet(self.uri(staging))
+            columns = StructType([*schema, StructField("dt", StringType())])
+            written = self.spark.read.schema(columns).parquet(self.uri(staging))
+            contents = content_digests(written, "dt")
+            for day in days:
+                rows, digest = contents.get(day, (0, EMPTY_DIGEST))
+                folder = f"{staging}/dt={day}"
+                self.fs.makedirs(folder, exist_ok=True)
+                self._swap_in(folder, dataset, day, {}, {"rows": rows, "digest": digest, "inputs": {}, **(facts or {})})
 
     @contextmanager
     def publish_files(
@@ -232,9 +252,20 @@ class Tables:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_digest(frame: DataFrame) -> tuple[int, str]:
-    """(rows, digest): equal for equal rows in any order and any number of partitions or files."""
-    columns = [F.xxhash64(F.lit(salt), *(F.coalesce(F.to_json(F.struct(c)), F.lit("")) for c in frame.columns)) for salt in (1, 2)]
-    hashes = [F.sum(column.cast("decimal(38,0)")).cast("string") for column in columns]
-    rows, *sums = frame.agg(F.count(F.lit(1)), *hashes).first()  # type: ignore[misc]
-    return rows, hashlib.sha256(json.dumps([rows, *sums]).encode()).hexdigest()
+def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[int, str]]:
+    """(rows, digest) per value of column `by`: equal for equal rows in any order and any number of partitions or files.
+
+    Without `by` the whole frame is one group named "".
+    """
+    key = F.col(by) if by else F.lit("")
+    columns = [F.coalesce(F.to_json(F.struct(column)), F.lit("")) for column in frame.columns if column != by]
+    sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
+    rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
+    return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
+
+
+def _digest(rows: int, *sums: str | None) -> str:
+    return hashlib.sha256(json.dumps([rows, *sums]).encode()).hexdigest()
+
+
+EMPTY_DIGEST = _digest(0, None, None)
