@@ -27,9 +27,7 @@ def run(ctx: Context, *, backfill: bool = False) -> None:
         account = transform.account(judged, clicks, settings)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
         shared = {"log": account}
-        ctx.tables.publish_days(
-            transform.rejects(judged), schemas.REJECTS, "rejects", sorted({*days, ctx.dt}), facts=shared
-        )
+        ctx.tables.publish_days(transform.rejects(judged), schemas.REJECTS, "rejects", sorted({*days, ctx.dt}), facts=shared)
         spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())
         ctx.tables.publish_days(spread, schemas.events(features), "events", days, facts=shared)
     finally:

@@ -40,6 +40,33 @@ class Context:
 
         return Tables(self.config, spark=self.spark)
 
+    def history(self) -> tuple[Any, dict[str, str]]:
+        """The clicks that tables for this day are made from, and each day's digest.
+
+        With ordering `time` all published days before dt; with `position` the snapshot stored under dt.
+
+        Raises:
+            DataRefused: there is none.
+        """
+        from recall_lib import schemas
+
+        if self.config.input.ordering == "position":
+            days = [self.dt] if self.tables.folder("events", self.dt) else []
+        else:
+            days = [day for day in self.tables.days("events") if day < self.dt]
+        if not days:
+            raise DataRefused(
+                f"no events before {self.dt} are published: run `recall events` or `recall pipeline --dt {self.dt}`"
+            )
+        inputs = {f"events/dt={day}": self.tables.manifest("events", day)["digest"] for day in days}
+        return self.tables.read_days("events", days, schemas.events(self.config.features)), inputs
+
+    def vocab(self) -> tuple[Any, str]:
+        """The vocabulary of this day and its fingerprint (DataRefused if it is not published)."""
+        from recall_lib import schemas
+
+        return self.tables.read("vocab", self.dt, schemas.VOCAB), self.tables.manifest("vocab", self.dt)["digest"]
+
     def say(self, text: str) -> None:
         """A line of progress."""
         print(f"{self.name} {self.dt}: {text}", flush=True)
@@ -83,6 +110,9 @@ def guarded(name: str, action: Callable[[], object]) -> int:
     except RecallError as error:
         print(f"recall {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"recall {name}: interrupted; nothing half-written is published, run it again", file=sys.stderr)
         return 130

@@ -16,7 +16,15 @@ from recall_lib.config import Input
 from recall_lib.errors import DataRefused, NoInput
 
 SOURCE, RAW, MALFORMED = "_source", "_raw", "_malformed"
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".orc": "orc"}
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".orc": "orc",
+}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".snappy", ".lz4", ".deflate")
 
 
@@ -71,7 +79,9 @@ def _with_origin(frame: DataFrame, source: Any, malformed: Any, kind: str = "jso
     row = F.struct(*(F.col(f"`{name}`") for name in columns))
     text = F.to_csv(row) if kind == "csv" else F.to_json(row)
     raw = F.coalesce(F.col("_corrupt"), text) if "_corrupt" in frame.columns else text
-    return frame.select(*(F.col(f"`{name}`") for name in columns), source.alias(SOURCE), raw.alias(RAW), malformed.alias(MALFORMED))
+    return frame.select(
+        *(F.col(f"`{name}`") for name in columns), source.alias(SOURCE), raw.alias(RAW), malformed.alias(MALFORMED)
+    )
 
 
 def _source_file() -> Any:
@@ -104,5 +114,7 @@ def _format_of(files: list[str]) -> str:
             name = name.removesuffix(suffix)
         kinds.add(next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None))
     if len(kinds) != 1 or None in kinds:
-        raise DataRefused(f"the format of {files[0]} cannot be told from its name: set input.file_format (csv, json, parquet, orc)")
+        raise DataRefused(
+            f"the format of {files[0]} cannot be told from its name: set input.file_format (csv, json, parquet, orc)"
+        )
     return kinds.pop() or ""

@@ -90,8 +90,15 @@ class Tables:
         folder = self.find(dataset, dt, **keys)
         if folder is None:
             what = "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
-            raise DataRefused(f"{what} is not published under {self.root}: run `recall {_MADE_BY.get(dataset, dataset)} --dt {dt}`")
+            raise DataRefused(
+                f"{what} is not published under {self.root}: run `recall {_MADE_BY.get(dataset, dataset)} --dt {dt}`"
+            )
         return folder
+
+    def files(self, dataset: str, dt: str, **keys: str) -> tuple[str, ...]:
+        """The URIs of a publication's files (DataRefused if it is not there)."""
+        folder = self.folder(dataset, dt, **keys)
+        return tuple(self.uri(f"{folder}/{file['name']}") for file in self.read_json(f"{folder}/{MANIFEST}")["files"])
 
     def manifest(self, dataset: str, dt: str, **keys: str) -> dict[str, Any]:
         """The manifest of a publication (DataRefused if it is not there)."""
@@ -146,7 +153,9 @@ class Tables:
             assert self.spark is not None
             written = self.spark.read.schema(schema).parquet(self.uri(staging))
             rows, digest = content_digests(written).get("", (0, EMPTY_DIGEST))
-            return self._swap_in(staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})})
+            return self._swap_in(
+                staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})}
+            )
 
     def publish_days(
         self, frame: DataFrame, schema: StructType, dataset: str, days: list[str], *, facts: Mapping[str, Any] | None = None
@@ -170,7 +179,13 @@ class Tables:
 
     @contextmanager
     def publish_files(
-        self, dataset: str, dt: str, *, inputs: Mapping[str, str] | None = None, facts: dict[str, Any] | None = None, **keys: str
+        self,
+        dataset: str,
+        dt: str,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        facts: dict[str, Any] | None = None,
+        **keys: str,
     ) -> Iterator[Path]:
         """A local folder to fill with artefact files; they are published when the block ends without an error.
 
@@ -195,7 +210,9 @@ class Tables:
             if self.fs.exists(staging):
                 self.fs.rm(staging, recursive=True)
 
-    def _swap_in(self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _swap_in(
+        self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
         files = []
         for path in sorted(self.fs.ls(staging, detail=False)):
             name = path.rsplit("/", 1)[-1]

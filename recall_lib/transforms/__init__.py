@@ -1,0 +1,1 @@
+"""DataFrame -> DataFrame, pure: no session, path or torch inside."""

@@ -43,7 +43,9 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     judged = rows.select(
         _known(_text(rows, columns.user_id)).alias("user_id"),
         _known(_text(rows, columns.item_id)).alias("item_id"),
-        (_timestamp(rows, columns.event_ts, settings.time_unit) if by_time else F.lit(None).cast("timestamp")).alias("event_ts"),
+        (_timestamp(rows, columns.event_ts, settings.time_unit) if by_time else F.lit(None).cast("timestamp")).alias(
+            "event_ts"
+        ),
         (F.lit(None).cast("long") if by_time else _integer(time)).alias("position"),
         age.cast("double").alias("example_age"),
         *(_known(_text(rows, f.source)).alias(f.name) for f in features.user if f.name != "user_id"),
@@ -101,7 +103,9 @@ def judge_lines(lines: DataFrame, features: Features) -> DataFrame:
     )
     lines_of_user = judged.where(F.col(FATE) == KEPT).groupBy("user_id").agg(F.count(F.lit(1)).alias("_lines"))
     judged = judged.join(lines_of_user, "user_id", "left")
-    return judged.withColumn(FATE, F.when((F.col(FATE) == KEPT) & (F.col("_lines") > 1), "duplicate_user").otherwise(F.col(FATE)))
+    return judged.withColumn(
+        FATE, F.when((F.col(FATE) == KEPT) & (F.col("_lines") > 1), "duplicate_user").otherwise(F.col(FATE))
+    )
 
 
 def _clicks_of_lines(judged: DataFrame, features: Features) -> DataFrame:
@@ -184,8 +188,9 @@ def _check_share(reasons: dict[str, int], in_window: int, settings: Input) -> No
     rejected = sum(reasons.values())
     if rejected > settings.max_reject_share * in_window:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items())
+        unit = "lines" if settings.format == "sessions" else "rows"
         raise DataRefused(
-            f"{rejected} of {in_window} {'lines' if settings.format == 'sessions' else 'rows'} are unreadable ({listed}), above "
+            f"{rejected} of {in_window} {unit} are unreadable ({listed}), above "
             f"input.max_reject_share {settings.max_reject_share}: mend the log or the column mapping, or raise the share"
         )
 
@@ -255,4 +260,3 @@ def _item_table(items: DataFrame, settings: Input, features: list[ItemFeature]) 
     )
     table = table.where("item_id IS NOT NULL").groupBy("item_id").agg(F.min("_features").alias("_features"))
     return table.select("item_id", "_features.*")
-
