@@ -1,0 +1,1 @@
+"""Petastorm to PyTorch, on one or many Horovod ranks."""

@@ -1,0 +1,92 @@
+"""Train the model on the samples of a day and publish it as models/dt=<day>.
+
+Reads samples/dt (train, validation) and vocab/dt; writes the weights (safetensors), what they mean (JSON), the log (JSON
+lines and TensorBoard events), and moves models/latest.json forward. A killed run is taken up again from its last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from recall_lib.errors import DataRefused
+from recall_lib.io.tables import Tables
+from recall_lib.job import Context, main
+from recall_lib.schemas import ITEM_ID
+from recall_lib.training.launch import launch
+from recall_lib.training.shards import plan
+from recall_lib.training.spec import SampleFile, TrainSpec
+
+
+def run(ctx: Context) -> None:
+    """Train and publish one day's model."""
+    config, tables = ctx.config, ctx.tables
+    vocab = tables.manifest("vocab", ctx.dt)
+    splits = {split: tables.manifest("samples", ctx.dt, split=split) for split in ("train", "validation")}
+    for split, manifest in splits.items():
+        if manifest["inputs"].get("vocab") != vocab["digest"]:
+            raise DataRefused(
+                f"samples/dt={ctx.dt}/split={split} was made with another vocabulary: run `recall samples --dt {ctx.dt}`"
+            )
+    checkpoint = f"{tables.root}/_checkpoints/models-dt={ctx.dt}.safetensors"
+    spec = TrainSpec(
+        features=config.features,
+        samples=config.samples,
+        model=config.model,
+        training=config.training,
+        seed=config.seed,
+        sizes=vocab["sizes"],
+        counts=item_counts(tables, vocab).tolist(),
+        train=sample_files(tables, splits["train"]),
+        validation=sample_files(tables, splits["validation"]),
+        vocab=vocab["digest"],
+        inputs=f"{splits['train']['digest']} {splits['validation']['digest']}",
+        checkpoint=tables.uri(checkpoint),
+    )
+    plan([file.targets for file in spec.train], config.training.ranks, config.training.batch_size)
+    inputs = {"vocab": vocab["digest"]} | {split: manifest["digest"] for split, manifest in splits.items()}
+    facts: dict[str, Any] = {}
+    with tables.publish_files("models", ctx.dt, inputs=inputs, facts=facts) as folder:
+        facts.update(launch(spec, folder))
+    if tables.fs.exists(checkpoint):
+        tables.fs.rm(checkpoint)
+    point_to_latest(tables, ctx.dt, facts["version"])
+    ctx.say(
+        f"model {facts['version']} from {facts['targets']} targets in {facts['seconds']} s, validation {facts['validation']}"
+    )
+
+
+def sample_files(tables: Tables, manifest: dict[str, Any]) -> list[SampleFile]:
+    """The files of a split and their targets, as its manifest counts them."""
+    folder = tables.folder("samples", manifest["dt"], split=manifest["split"])
+    files = [(file["name"], file["values"].get("target_position", 0)) for file in manifest["files"]]
+    return [SampleFile(url=tables.uri(f"{folder}/{name}"), targets=targets) for name, targets in files]
+
+
+def item_counts(tables: Tables, vocab: dict[str, Any]) -> npt.NDArray[np.int64]:
+    """Training clicks of each item id, [ids]: what negatives are drawn by."""
+    counts = np.zeros(vocab["sizes"][ITEM_ID], np.int64)
+    folder = tables.folder("vocab", vocab["dt"])
+    for file in vocab["files"]:
+        with tables.fs.open(f"{folder}/{file['name']}", "rb") as source:
+            rows = pq.read_table(source, columns=["index", "count"], filters=[("feature", "==", ITEM_ID)])
+        counts[rows["index"].to_numpy()] = rows["count"].to_numpy()
+    return counts
+
+
+def point_to_latest(tables: Tables, dt: str, version: str) -> None:
+    """Move models/latest.json to this day's model, never back to an older day (a backfill)."""
+    path = f"{tables.root}/models/latest.json"
+    if tables.fs.exists(path) and tables.read_json(path)["dt"] > dt:
+        return
+    tables.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, "version": version}).encode())
+    tables.fs.mv(f"{path}.tmp", path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

@@ -1,0 +1,139 @@
+"""The losses of SPEC 4.3, and the distribution their negatives are drawn from.
+
+Symbols: B targets, k negatives a target, n item ids (0 padding and 1 unknown included), q the proposal: an item's
+probability to be drawn. The logQ correction takes log q from the score, so that what is rarely drawn is not overrated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recall_lib.config import Training
+from recall_lib.model.batch import Batch
+from recall_lib.model.towers import YouTubeDNN
+from recall_lib.schemas import FIRST_INDEX
+
+
+class Proposal:
+    """Items by count^alpha: ids 0 and 1 and items never counted are never drawn; alpha 0 is uniform over the others."""
+
+    def __init__(self, counts: npt.NDArray[np.int64], alpha: float, device: torch.device | str = "cpu") -> None:
+        """`counts`: training clicks of each item id, [n]; whatever stands at 0 and 1 is ignored."""
+        drawn = np.flatnonzero(counts[FIRST_INDEX:] > 0) + FIRST_INDEX
+        if not len(drawn):
+            raise ValueError("no item has a count: there is nothing to draw negatives from")
+        weights = counts[drawn].astype(np.float64) ** alpha
+        share = weights / weights.sum()
+        # An item without a count is no training target either; the smallest share keeps its logarithm finite.
+        log_q = np.full(len(counts), np.log(share.min()), np.float32)
+        log_q[drawn] = np.log(share)
+        cumulative = np.cumsum(share)
+        self.log_q = torch.as_tensor(log_q, device=device)  # [n]
+        self._ids = torch.as_tensor(drawn, device=device)
+        # The last bound is left out: a draw above all others is the last item, whatever the sum was rounded to.
+        self._bounds = None if alpha == 0 else torch.as_tensor(cumulative[:-1], device=device)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Item ids drawn independently with replacement, int64 [shape]."""
+        device = self._ids.device
+        if self._bounds is None:
+            return self._ids[torch.randint(len(self._ids), shape, generator=generator, device=device)]
+        place = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+        return self._ids[torch.searchsorted(self._bounds, place, right=True)]
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, usable: Tensor) -> Tensor:
+    """Softmax cross-entropy of each target among its own negatives.
+
+    Args:
+        positive: corrected scores s - log q of the targets, [B].
+        negative: the same of the negatives, [B, k].
+        usable: bool [B, k], false for padding and accidental hits.
+
+    Returns:
+        Mean over targets; log(k + 1) at initialisation with uniform q.
+    """
+    logits = torch.cat([positive[:, None], negative.masked_fill(~usable, -torch.inf)], dim=1)
+    return (logits.logsumexp(dim=1) - positive).mean()
+
+
+def nce(positive: Tensor, negative: Tensor, usable: Tensor) -> Tensor:
+    """Noise-contrastive estimation (P): target and negatives told apart by binary cross-entropy.
+
+    Args:
+        positive: s - log(k q) of the targets, [B].
+        negative: the same of the negatives, [B, k].
+        usable: bool [B, k], false for padding and accidental hits.
+
+    Returns:
+        Sum over a target's k + 1 terms, mean over targets; at initialisation with uniform q over m items
+        log(1 + k/m) + k log(1 + m/k).
+    """
+    return (F.softplus(-positive) + (F.softplus(negative) * usable).sum(dim=1)).mean()
+
+
+def in_batch_softmax(scores: Tensor, target: Tensor, log_q: Tensor) -> Tensor:
+    """Softmax cross-entropy of each target among the batch's targets, with logQ correction.
+
+    Args:
+        scores: of user i with target j, [B, B].
+        target: item ids, [B]; another row's equal target is no negative.
+        log_q: of each item in the batch's targets, [n]: the logarithm of its share of all targets.
+
+    Returns:
+        Mean over targets; about log(B) at initialisation, were all shares equal and all targets different.
+    """
+    corrected = scores - log_q[target]
+    same = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool, device=target.device)
+    return (corrected.masked_fill(same, -torch.inf).logsumexp(dim=1) - corrected.diagonal()).mean()
+
+
+def full_softmax(scores: Tensor, target: Tensor) -> Tensor:
+    """Softmax cross-entropy over the whole catalogue.
+
+    Args:
+        scores: of the item ids from 2 on, [B, n - 2].
+        target: item ids, [B], 2 or above.
+
+    Returns:
+        Mean over targets; log(n - 2) at initialisation.
+    """
+    return F.cross_entropy(scores, target - FIRST_INDEX)
+
+
+class Loss:
+    """The configured loss of a model on a batch."""
+
+    def __init__(
+        self, training: Training, negatives_alpha: float, counts: npt.NDArray[np.int64], device: torch.device | str = "cpu"
+    ) -> None:
+        """`negatives_alpha`: the power of the counts that the samples' own negatives were drawn by; counts [n]."""
+        self.settings = training
+        alpha = {"uniform": 0.0, "counts": training.alpha, "samples": negatives_alpha}[training.negatives]
+        # The batch's targets are drawn by their counts.
+        self.proposal = Proposal(counts, 1.0 if training.loss == "in_batch_softmax" else alpha, device)
+
+    def __call__(self, model: YouTubeDNN, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Mean over the batch's targets, scalar; the generator decides the negatives."""
+        user = model.user_representation(batch)
+        if self.settings.loss == "full_softmax":
+            return full_softmax(model.shared_scores(user, slice(FIRST_INDEX, None)), batch.target)
+        log_q = self.proposal.log_q
+        if self.settings.loss == "in_batch_softmax":
+            return in_batch_softmax(model.shared_scores(user, batch.target), batch.target, log_q)
+        negatives = (
+            batch.negatives
+            if self.settings.negatives == "samples"
+            else self.proposal.draw((len(batch), self.settings.num_negatives), generator)
+        )
+        items = torch.cat([batch.target[:, None], negatives], dim=1)  # [B, 1 + k]
+        corrected = model.scores(user, items) - log_q[items]
+        usable = (negatives != batch.target[:, None]) & (negatives >= FIRST_INDEX)
+        if self.settings.loss == "sampled_softmax":
+            return sampled_softmax(corrected[:, 0], corrected[:, 1:], usable)
+        corrected = corrected - float(np.log(negatives.shape[1]))
+        return nce(corrected[:, 0], corrected[:, 1:], usable)

@@ -1,0 +1,125 @@
+"""Where a training run's ranks live: in this process, in local processes, or in Spark executors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from recall_lib.errors import DataRefused, RecallError
+from recall_lib.training.ranks import Alone, Horovod, local_rendezvous, run_in_executors
+from recall_lib.training.spec import TrainSpec
+
+
+def launch(spec: TrainSpec, folder: Path) -> dict[str, Any]:
+    """Train with the configured launcher; the model's files are in `folder` at the end, whichever it was.
+
+    Returns:
+        What `loop.train` says on rank 0.
+
+    Raises:
+        DataRefused: a rank refused the data.
+        RecallError: a rank died; the message holds its last words.
+    """
+    if spec.training.launcher == "horovod":
+        return _local_ranks(spec, folder)
+    if spec.training.launcher == "spark":
+        return _executors(spec, folder)
+    from recall_lib.training.loop import train
+
+    return train(spec, Alone(), folder)
+
+
+def _local_ranks(spec: TrainSpec, folder: Path) -> dict[str, Any]:
+    ranks = spec.training.ranks
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (work / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
+        threads = str(max(1, (os.cpu_count() or 1) // ranks))
+        processes: list[subprocess.Popen] = []
+        for rank, environment in enumerate(stack.enter_context(local_rendezvous(ranks))):
+            # Rank 0 speaks to the terminal; what the others say is kept for the case that they die.
+            log = None if rank == 0 else stack.enter_context((work / f"{rank}.log").open("wb"))
+            command = [sys.executable, "-m", "recall_lib.training.launch", str(work), str(folder)]
+            environment = os.environ | environment | {"OMP_NUM_THREADS": threads}
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        stack.callback(_end, processes)
+        while any(process.poll() is None for process in processes):
+            if any(process.returncode for process in processes):
+                break
+            time.sleep(0.05)
+        if any(process.returncode for process in processes):
+            raise _failure(work, processes)
+        result: dict[str, Any] = json.loads((work / "result.json").read_text(encoding="utf-8"))
+        return result
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _failure(work: Path, processes: list[subprocess.Popen]) -> RecallError:
+    """The error of the rank that failed first: the others only lost their connection to it."""
+    time.sleep(0.2)
+    errors = sorted(work.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
+    # A rank that was killed left no error; it is the cause, whatever the others noticed.
+    killed = [rank for rank, process in enumerate(processes) if (process.returncode or 0) < 0]
+    if killed or not errors:
+        rank = killed[0] if killed else next(rank for rank, p in enumerate(processes) if p.returncode)
+        log = work / f"{rank}.log"
+        tail = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        words = " | ".join(line for line in tail if line.strip())
+        return RecallError(
+            f"rank {rank} ended with code {processes[rank].returncode}: {words or 'no last words'}; run it again to resume"
+        )
+    error = json.loads(errors[0].read_text(encoding="utf-8"))
+    return (DataRefused if error["refused"] else RecallError)(error["message"])
+
+
+def _rank_main(work: Path, folder: Path) -> None:
+    """One local rank: the spec from the launcher's folder, the result or the error back into it."""
+    import torch
+
+    from recall_lib.training.loop import train
+
+    spec = TrainSpec.model_validate_json((work / "spec.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    rank = os.environ["HOROVOD_RANK"]
+    try:
+        facts = train(spec, Horovod(), folder)
+    except Exception as error:
+        refused = isinstance(error, DataRefused)
+        message = str(error) if refused else f"rank {rank}: {type(error).__name__}: {error}"
+        (work / f"{rank}.error").write_text(json.dumps({"refused": refused, "message": message}), encoding="utf-8")
+        raise SystemExit(1) from error
+    if rank == "0":
+        (work / "result.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _executors(spec: TrainSpec, folder: Path) -> dict[str, Any]:
+    facts, files = run_in_executors(_executor_main, (spec.model_dump_json(),), spec.training.ranks)[0]
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return dict(facts)
+
+
+def _executor_main(spec: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """One rank in an executor; the driver's disk is elsewhere, so rank 0's files travel back as bytes."""
+    from recall_lib.training.loop import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        facts = train(TrainSpec.model_validate_json(spec), Horovod(), Path(folder))
+        return facts, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+if __name__ == "__main__":
+    _rank_main(Path(sys.argv[1]), Path(sys.argv[2]))

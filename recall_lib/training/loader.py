@@ -1,0 +1,212 @@
+"""Windows streamed from sample files by Petastorm, in an order that a seed decides.
+
+Petastorm reads row group after row group in a thread of its own; it can batch only lists of one length, so that each row
+group is packed into one row of bytes there and unpacked into runs here. The targets of some row groups are mixed in
+memory and cut into batches of planned sizes; what is left over goes on with the next, so that each target comes once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recall_lib.config import Features, Samples
+from recall_lib.errors import DataRefused
+from recall_lib.runs import Ragged, Runs, Windows
+from recall_lib.schemas import runs as runs_schema
+
+T = TypeVar("T")
+# A packed row group: per list column, the bytes of all values and of each list's length.
+Packed = dict[str, tuple[bytes, bytes]]
+_VALUES, _LENGTHS = "_v", "_n"
+
+
+def batches(
+    urls: Sequence[str],
+    sizes: npt.NDArray[np.int64],
+    features: Features,
+    samples: Samples,
+    *,
+    row_groups: int,
+    seed: Sequence[int],
+) -> Iterator[Windows]:
+    """One epoch over sample files.
+
+    Args:
+        urls: the files of this rank, as file://, hdfs:// or s3:// addresses.
+        sizes: targets of each batch, [steps], summing to the files' targets.
+        features: that the samples were made with.
+        samples: that the samples were made with.
+        row_groups: mixed in memory at a time.
+        seed: numbers that decide the order, e.g. (seed, rank, epoch).
+
+    Yields:
+        Windows, one batch a step.
+
+    Raises:
+        DataRefused: the files hold fewer targets than planned.
+    """
+    random = np.random.default_rng(list(seed))
+    order = [urls[i] for i in random.permutation(len(urls))]
+    wanted = iter(sizes.tolist())
+    size = next(wanted, None)
+    parts: list[Windows] = []
+    for runs in _buffers(order, features, samples, row_groups):
+        targets = random.permutation(len(runs))
+        while size is not None and len(targets):
+            missing = size - sum(len(part.target) for part in parts)
+            parts.append(runs.windows(targets[:missing]))
+            targets = targets[missing:]
+            if len(parts[-1].target) == missing:
+                yield join(parts)
+                size, parts = next(wanted, None), []
+    if size is not None:  # the other ranks would wait for this one
+        raise DataRefused(
+            f"sample files hold fewer targets than the {sizes.sum()} of their manifest: run `recall samples` again"
+        )
+
+
+def read_runs(
+    urls: Sequence[str], features: Features, samples: Samples, *, seen: bool = False
+) -> Iterator[tuple[Runs, Ragged | None]]:
+    """The row groups of sample files in the given order, as runs, with each run's seen items on request."""
+    for packed in _row_groups(urls, features, seen):
+        columns = _unpack([packed])
+        yield Runs(columns, features, samples), columns.get("seen")
+
+
+def prefetched(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
+    """The same items, made in another thread and up to `depth` of them ahead."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put((kind, value), timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def join(parts: list[Windows]) -> Windows:
+    """Windows one after the other, padded to the longest history."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.history.shape[1] for part in parts)
+    first = parts[0]
+
+    def joined(arrays: Iterable[npt.NDArray]) -> npt.NDArray:
+        return np.concatenate(list(arrays))
+
+    return Windows(
+        history=joined(np.pad(p.history, ((0, 0), (0, width - p.history.shape[1]))) for p in parts),
+        length=joined(p.length for p in parts),
+        bags={
+            name: Ragged.of(joined(p.bags[name].values for p in parts), joined(p.bags[name].lengths for p in parts))
+            for name in first.bags
+        },
+        user={name: joined(p.user[name] for p in parts) for name in first.user},
+        example_age=joined(p.example_age for p in parts),
+        target=joined(p.target for p in parts),
+        negatives=joined(p.negatives for p in parts),
+    )
+
+
+def _buffers(urls: Sequence[str], features: Features, samples: Samples, row_groups: int) -> Iterator[Runs]:
+    held: list[Packed] = []
+    for packed in _row_groups(urls, features, seen=False):
+        held.append(packed)
+        if len(held) == row_groups:
+            yield Runs(_unpack(held), features, samples)
+            held = []
+    if held:
+        yield Runs(_unpack(held), features, samples)
+
+
+def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator[Packed]:
+    """Row groups in the files' order, packed by Petastorm's worker."""
+    if not urls:
+        return
+    from petastorm import make_batch_reader
+    from petastorm.transform import TransformSpec, edit_field
+
+    lists = [field.name for field in runs_schema(features, seen=seen) if field.name != "user_id"]
+    names = [name + suffix for name in lists for suffix in (_VALUES, _LENGTHS)]
+
+    def pack(frame: pd.DataFrame) -> pd.DataFrame:
+        row: dict[str, list[bytes]] = {}
+        for name in lists:
+            arrays = frame[name].tolist()
+            values = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
+            row[name + _VALUES] = [values.astype(_dtype(name), copy=False).tobytes()]
+            row[name + _LENGTHS] = [np.fromiter(map(len, arrays), np.int64, len(arrays)).tobytes()]
+        return pd.DataFrame(row)
+
+    # Petastorm 0.12 uses parts of pyarrow that announce their removal; the pinned pyarrow still has them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+    # One worker and no shuffling of its own, or the order is not repeatable. A list of files, not their folder: a folder's
+    # _common_metadata would be unpickled.
+    reader = make_batch_reader(
+        list(urls),
+        schema_fields=lists,
+        reader_pool_type="thread",
+        workers_count=1,
+        results_queue_size=4,
+        shuffle_row_groups=False,
+        num_epochs=1,
+        hdfs_driver="libhdfs",
+        transform_spec=TransformSpec(pack, [edit_field(n, np.bytes_, (), False) for n in names], selected_fields=names),
+    )
+    try:
+        for group in reader:
+            yield {n: (getattr(group, n + _VALUES)[0], getattr(group, n + _LENGTHS)[0]) for n in lists}
+    finally:
+        reader.stop()
+        reader.join()
+
+
+def _unpack(groups: list[Packed]) -> dict[str, Ragged]:
+    """The list columns of several row groups, end to end."""
+    return {
+        name: Ragged.of(
+            np.frombuffer(b"".join(group[name][0] for group in groups), _dtype(name)),
+            np.frombuffer(b"".join(group[name][1] for group in groups), np.int64),
+        )
+        for name in groups[0]
+    }
+
+
+def _dtype(name: str) -> type[np.generic]:
+    return np.float32 if name == "example_age" else np.int32

@@ -1,0 +1,237 @@
+"""The training loop, run by every rank: the same on one process, on local ranks and in Spark executors."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fsspec.core import url_to_fs
+from torch import Tensor
+
+from recall_lib.config import Training
+from recall_lib.errors import DataRefused
+from recall_lib.model import checkpoint
+from recall_lib.model.batch import Batch
+from recall_lib.model.losses import Loss
+from recall_lib.model.towers import YouTubeDNN
+from recall_lib.training import loader, shards
+from recall_lib.training.journal import Journal
+from recall_lib.training.ranking import K, evaluate
+from recall_lib.training.ranks import Ranks
+from recall_lib.training.spec import TrainSpec
+
+METRIC = f"ndcg@{K}"
+_RECORDS = 200  # of the loss, in a whole run
+
+
+def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Train one model; rank 0 writes it, its log and its events into `folder`.
+
+    Returns:
+        {"targets" (an epoch), "epochs", "steps", "seconds", "validation"}, on rank 0 also the model's "version".
+
+    Raises:
+        DataRefused: no targets, or too few files or targets for the ranks.
+    """
+    started = time.monotonic()
+    run = Run(spec, ranks, folder)
+    while not run.finished:
+        run.train_epoch()
+        run.validate()
+        run.save()
+    run.close()
+    facts = {
+        "targets": int(run.sizes.sum()),
+        "epochs": run.at.epoch,
+        "steps": run.at.step,
+        "seconds": round(time.monotonic() - started, 3),
+        "validation": run.at.validation,
+    }
+    if ranks.rank == 0:
+        facts["version"] = checkpoint.save(folder, run.model, spec.features, spec.samples, spec.sizes, spec.vocab)
+    return facts
+
+
+def learning_rate(settings: Training, step: int, total_steps: int) -> float:
+    """Of the step with this number (from 0): a linear warm-up, then constant or down to 0 after the last step."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps)
+    factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
+    return settings.learning_rate * factor
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what its checkpoint holds beside the tensors."""
+
+    epoch: int = 0  # done
+    step: int = 0  # done
+    best: float = -1.0  # validation NDCG@10
+    best_epoch: int = 0
+    validation: dict[str, float] = field(default_factory=dict)  # of the weights that would be kept now
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Run:
+    """One rank's model, optimiser and place in the data."""
+
+    def __init__(self, spec: TrainSpec, ranks: Ranks, folder: Path) -> None:
+        """Build the model and take up the checkpoint, if there is one of the same spec."""
+        self.spec, self.ranks, self.settings = spec, ranks, spec.training
+        files, self.sizes = shards.plan([file.targets for file in spec.train], ranks.size, self.settings.batch_size)
+        self.urls = [spec.train[i].url for i in files[ranks.rank]]
+        held_out = shards.assign([file.targets for file in spec.validation], ranks.size)[ranks.rank]
+        self.validation_urls = [spec.validation[i].url for i in held_out]
+        steps = self.sizes.shape[1] * self.settings.epochs
+        self.total_steps = min(steps, self.settings.max_steps or steps)
+        self.device = _device(self.settings.device, ranks.rank)
+        torch.manual_seed(spec.seed)  # the same first weights on every rank
+        self.model = YouTubeDNN(spec.features, spec.model, spec.sizes).to(self.device)
+        counts = np.asarray(spec.counts, np.int64)
+        self.loss = Loss(self.settings, spec.samples.negatives_alpha, counts, self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, fused=True)
+        self.generator = torch.Generator(self.device)
+        self.best: dict[str, Tensor] = {}
+        self.at = Progress()
+        if self.settings.resume and spec.checkpoint:
+            self._load()
+        self.journal = Journal(folder, self.total_steps, self.at.records) if ranks.rank == 0 else None
+
+    @property
+    def finished(self) -> bool:
+        """All epochs or steps done, or `early_stopping` epochs in a row no better than the best."""
+        patience = self.settings.early_stopping
+        stopped = bool(patience and self.best and self.at.epoch - self.at.best_epoch >= patience)
+        return stopped or self.at.step >= self.total_steps
+
+    def train_epoch(self) -> None:
+        """One pass over this rank's files, or less where max_steps ends it."""
+        rank, spec = self.ranks.rank, self.spec
+        mixed = self.settings.shuffle_row_groups
+        stream = loader.batches(
+            self.urls, self.sizes[rank], spec.features, spec.samples, row_groups=mixed, seed=(spec.seed, rank, self.at.epoch)
+        )
+        every = max(1, self.total_steps // _RECORDS)
+        losses, targets, started = torch.zeros((), device=self.device), 0, time.monotonic()
+        self.model.train()
+        with closing(loader.prefetched(stream)) as ready:
+            for sizes, windows in zip(self.sizes.T, ready, strict=False):
+                losses += self._step(Batch.of(windows, self.device), sizes) * int(sizes.sum())
+                targets += int(sizes.sum())
+                if self.at.step % every == 0 or self.at.step == self.total_steps:
+                    self._report(losses / targets, targets / (time.monotonic() - started))
+                    losses, targets, started = torch.zeros_like(losses), 0, time.monotonic()
+                if self.at.step == self.total_steps:
+                    break
+        self.at.epoch += 1
+
+    def _step(self, batch: Batch, sizes: npt.NDArray[np.int64]) -> Tensor:
+        """One update; gives this rank's share of the loss: its mean over the ranks is the mean over all their targets."""
+        rate = learning_rate(self.settings, self.at.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Every (seed, rank, step) has draws of its own, so that a resumed run draws what the first one would have.
+        words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.at.step)).generate_state(1, np.uint64)
+        self.generator.manual_seed(int(words[0] >> np.uint64(1)))
+        share = len(batch) * self.ranks.size / int(sizes.sum())
+        loss = self.loss(self.model, batch, self.generator) * share
+        self.optimizer.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.ranks.average(gradients)
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.at.step += 1
+        return loss.detach()
+
+    def _report(self, loss: Tensor, targets_per_second: float) -> None:
+        mean = self.ranks.sum([float(loss)])[0] / self.ranks.size
+        if not math.isfinite(mean):
+            raise DataRefused(
+                f"the loss is {mean} at step {self.at.step}: lower training.learning_rate or set training.clip_norm"
+            )
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._note(loss=mean, learning_rate=rate, targets_per_second=round(targets_per_second, 1))
+
+    def _note(self, **numbers: float) -> None:
+        if self.journal:
+            self.journal.add(step=self.at.step, epoch=self.at.epoch, **numbers)
+
+    def validate(self) -> None:
+        """Rank the validation split; with early stopping the best weights are remembered."""
+        spec = self.spec
+        found = evaluate(self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks)
+        if found:
+            self._note(**found)
+        if not self.settings.early_stopping:
+            self.at.validation = found
+        elif found and found[METRIC] > self.at.best:
+            self.at.best, self.at.best_epoch, self.at.validation = found[METRIC], self.at.epoch, found
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def close(self) -> None:
+        """Keep the best weights where early stopping asked for them, else the last."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+        if self.journal:
+            self.journal.close()
+
+    def save(self) -> None:
+        """Rank 0 writes the checkpoint whole: aside first, then renamed."""
+        if self.ranks.rank or not self.spec.checkpoint:
+            return
+        assert self.journal
+        facts = asdict(self.at) | {"records": self.journal.records, "fingerprint": self.spec.fingerprint()}
+        fs, path = url_to_fs(self.spec.checkpoint)
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        fs.pipe_file(f"{path}.tmp", checkpoint.pack(self._tensors(), facts))
+        fs.mv(f"{path}.tmp", path)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        adam = self.optimizer.state_dict()["state"]
+        return (
+            {f"model.{name}": value for name, value in self.model.state_dict().items()}
+            | {f"best.{name}": value for name, value in self.best.items()}
+            | {f"adam.{i}.{name}": value for i, state in adam.items() for name, value in state.items()}
+        )
+
+    def _load(self) -> None:
+        """Take up the checkpoint that rank 0 finds; one that cannot be read or is of another spec counts for nothing."""
+        data = b""
+        if self.ranks.rank == 0:
+            fs, path = url_to_fs(self.spec.checkpoint)
+            data = fs.cat_file(path) if fs.exists(path) else b""
+        data = self.ranks.broadcast(data)
+        try:
+            tensors, facts = checkpoint.unpack(data)
+        except ValueError:
+            return
+        if facts.pop("fingerprint") != self.spec.fingerprint():
+            return
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.model.load_state_dict(parts["model"])
+        self.best = parts["best"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["adam"].items():
+            i, _, rest = name.partition(".")
+            state.setdefault(int(i), {})[rest] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.at = Progress(**facts)
+
+
+def _device(choice: str, rank: int) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", rank % max(1, torch.cuda.device_count()))

@@ -1,0 +1,38 @@
+"""What a training run is given, as JSON: the same for this process, for local ranks and for Spark executors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from recall_lib.config import Features, Model, Samples, Section, Training
+
+
+class SampleFile(Section):
+    """A file of samples."""
+
+    url: str  # file:///..., hdfs://..., s3://...
+    targets: int
+
+
+class TrainSpec(Section):
+    """Everything that decides the weights, and where a stopped run is taken up again."""
+
+    features: Features
+    samples: Samples
+    model: Model
+    training: Training
+    seed: int
+    sizes: dict[str, int]  # ids of each feature
+    counts: list[int]  # training clicks of each item id
+    train: list[SampleFile]
+    validation: list[SampleFile]
+    vocab: str  # the vocabulary's fingerprint
+    inputs: str  # digest of the samples
+    checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
+
+    def fingerprint(self) -> str:
+        """sha256 of what a checkpoint depends on: neither where files lie nor where the ranks run."""
+        facts = self.model_dump(mode="json", exclude={"train": True, "validation": True, "checkpoint": True})
+        facts["training"] = self.training.model_dump(mode="json", exclude={"resume", "launcher"})
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
