@@ -6,6 +6,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from recall_lib import schemas
 from recall_lib.inference.item_counts import sampling_weights
@@ -31,7 +32,8 @@ def run(ctx: Context) -> None:
     shuffled = runs.withColumn("order", order).repartition(config.spark.partitions, "order").sortWithinPartitions("order")
     shuffled = shuffled.select(*(field.name for field in columns), "negative_key", "own")
     draw = partial(add_negatives, load_weights=weights, k=settings.negatives_per_positive)
-    train = shuffled.mapInArrow(lambda batches: draw(batches), schemas.runs(features))
+    drawn = StructType([*columns, schemas.runs(features)["negatives"]])
+    train = shuffled.mapInArrow(lambda batches: draw(batches), drawn)
     _publish(ctx, TRAIN, train, inputs)
     _publish(ctx, VALIDATION, transform.held_out(clicks, VALIDATION, (TRAIN,), features, settings), inputs)
     if config.evaluation.protocol == "last_click":

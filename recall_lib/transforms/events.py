@@ -34,7 +34,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     of_table = [f for f in features.item if f.source in in_items]
     of_log = [f for f in features.item if f.source not in in_items]
     wanted = [columns.user_id, columns.item_id, columns.event_ts, columns.click, columns.example_age]
-    wanted += [f.source for f in (*features.user, *of_log)]
+    wanted += [f.source for f in (*features.user, *of_log) if f.name != "user_id"]
     _require(rows, [name for name in wanted if name], "the click log")
     by_time = settings.ordering == "time"
     time = _column(rows, columns.event_ts)

@@ -86,7 +86,7 @@ def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def add_negatives(
     batches: Iterable[pa.RecordBatch], load_weights: Callable[[], npt.NDArray[np.float64]], k: int
 ) -> Iterator[pa.RecordBatch]:
-    """Replaces columns `negative_key` (int64 a run) and `own` (ascending items a run) by `negatives` (k a target)."""
+    """Replaces columns `negative_key` (int64 a run) and `own` (ascending items a run) by `negatives` (k a target), last."""
     weights = load_weights()
     for batch in batches:
         positions = Ragged.from_arrow(batch.column("target_position"))

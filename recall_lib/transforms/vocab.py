@@ -101,6 +101,12 @@ def describe(vocab: DataFrame, features: Features) -> dict[str, Mapping[str, int
     }
 
 
+def known_items(vocab: DataFrame) -> DataFrame:
+    """item_index, item_id of every item that has an id."""
+    items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
+    return items.select(F.col("index").alias("item_index"), F.col("value").alias("item_id"))
+
+
 def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
     """Adds item_index, item_count (training count, null if unknown) and `<feature>_index` (int, or list for multi)."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())

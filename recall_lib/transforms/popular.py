@@ -1,0 +1,39 @@
+"""The hottest items, overall and of late (SPEC 6.2)."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from recall_lib.transforms.holdout import click_order
+
+ALL, RECENT = "all", "recent"
+# With ordering `position` there is no clock: a user's last clicks stand for the recent past (SPEC 7).
+RECENT_CLICKS = 10
+
+
+def recent_clicks(clicks: DataFrame, dt: str, ordering: str, hours: float) -> DataFrame:
+    """Clicks of the last `hours` before dt 00:00 UTC; with ordering `position` each user's last 10.
+
+    Args:
+        clicks: clicks before dt; with ordering `position` also with `tie`.
+    """
+    if ordering == "position":
+        newest = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
+        return clicks.withColumn("nth", newest).where(F.col("nth") <= RECENT_CLICKS).drop("nth")
+    end = F.unix_micros(F.to_timestamp(F.lit(dt), "yyyy-MM-dd"))
+    return clicks.where(F.unix_micros("event_ts") >= end - F.lit(round(hours * 3_600_000_000)))
+
+
+def count_items(clicks: DataFrame, items: DataFrame) -> DataFrame:
+    """item_index, item_id, count: clicks of each item of the vocabulary that has any."""
+    counts = clicks.groupBy("item_id").agg(F.count(F.lit(1)).alias("count"))
+    return counts.join(items, "item_id").select("item_index", "item_id", "count")
+
+
+def hottest(counts: DataFrame, window: str, n: int) -> DataFrame:
+    """schemas.POPULAR: the n items of the largest counts, ties by item id bytes."""
+    order = [F.col("count").desc(), F.col("item_id")]
+    rank = F.row_number().over(Window.partitionBy("window").orderBy(*order))
+    best = counts.orderBy(*order).limit(n).withColumn("window", F.lit(window))  # n rows reach one partition, no more
+    return best.withColumn("rank", rank).select("window", "rank", "item_id", "count")
