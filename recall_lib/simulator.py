@@ -90,7 +90,7 @@ def simulate(users: int = 4000, items: int = 1500, days: int = DAYS, seed: int =
         weight = appeal * (0.4 + np.exp(-(day - born) / _FRESH_DAYS) * (born > 0)) * (born <= day)
         shelves, hot = _shelves(topic, weight), np.argsort(-weight, kind="stable")[:_HOT_ARTICLES]
         left = np.where(rng.random(users) < _VISIT, 1 + rng.poisson(5 * zeal), 0)
-        clock = _DAY * (day + rng.normal(0.55, 0.15, users).clip(0.05, 0.9))
+        clock: Floats = (day + rng.normal(0.55, 0.15, users).clip(0.05, 0.9)) * float(_DAY)
         while (who := np.flatnonzero(left)).size:
             place[who] = _move(rng, place[who], favourites[who], leads_to)
             chosen = np.where(rng.random(who.size) < _HOT_CLICKS, rng.choice(hot, who.size), _pick(rng, shelves, place[who]))

@@ -1,0 +1,1 @@
+"""What a day came to, as one HTML page."""

@@ -1,0 +1,19 @@
+"""Manifests, training log and metrics -> one HTML file: funnel, loss curve, metrics beside the baselines."""
+
+import sys
+
+from recall_lib.job import Context, main
+from recall_lib.report.facts import collect
+from recall_lib.report.html import render
+
+
+def run(ctx: Context) -> None:
+    """Publish reports/dt."""
+    facts = collect(ctx.tables, ctx.dt)
+    with ctx.tables.publish_files("reports", ctx.dt) as folder:
+        (folder / "report.html").write_text(render(facts), encoding="utf-8")
+    ctx.say(f"report in {ctx.tables.folder('reports', ctx.dt)}/report.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

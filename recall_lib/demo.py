@@ -1,0 +1,153 @@
+"""Every stage on a simulated log (or, with --input, on one's own), then what came out of it.
+
+Without --input a click log of ten days is simulated below build/demo/log. The tables go to build/demo; tables that another
+log or other features left there are moved aside. Ends with three users' recent clicks beside their top 10, the metrics of the
+model beside the baselines, and where everything lies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from recall_lib import schemas, simulator
+from recall_lib.config import Config, load_config, parse_day
+from recall_lib.errors import UsageError
+from recall_lib.io import raw
+from recall_lib.io.tables import Tables
+from recall_lib.job import Context, guarded
+
+ROOT = "build/demo"
+CONFIG = "conf/demo.yaml"
+# The last day but one, so that the log holds a later click and the day's scores are final.
+DAY = (date.fromisoformat(simulator.FIRST_DAY) + timedelta(days=simulator.DAYS - 2)).isoformat()
+SHOWN_USERS, SHOWN_ITEMS, LEAST_CLICKS = 3, 10, 5
+_COLUMN = 46  # characters
+_METRICS = ("hr@10", "hr@50", "hr@200", "ndcg@10", "mrr", "coverage@10")
+_WAYS = ("model", "popular", "recent_popular", "item_knn")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="recall demo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", default=CONFIG, metavar="FILE", help=f"YAML file of settings (default {CONFIG})")
+    parser.add_argument("--input", metavar="FOLDER", help="root of your own log (default: simulate one)")
+    parser.add_argument("--dt", metavar="YYYY-MM-DD", help=f"the day the result is for (default {DAY}, of the simulated log)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="section.key=value", dest="overrides", help="override a setting"
+    )
+    args = parser.parse_args(argv)
+    return guarded("demo", lambda: run(args.config, args.input, args.dt, args.overrides))
+
+
+def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequence[str]) -> None:
+    """Simulate a log if there is no `folder`, run every stage for `dt`, and print what came out."""
+    if folder and not dt:
+        raise UsageError("the day the result is for is missing: give --dt YYYY-MM-DD (make demo: DT=YYYY-MM-DD)")
+    log = folder or f"{ROOT}/log"
+    places = [f"paths.root={json.dumps(ROOT)}", f"input.path={json.dumps(log)}"]
+    ctx = Context(load_config(config_file, [*places, *overrides]), parse_day(dt or DAY), "demo")
+    if not folder:
+        simulated = simulator.simulate()
+        simulator.write_rows(simulated, Path(log))
+        simulator.write_sessions(simulated, Path(log) / "sessions.txt")
+        ctx.say(f"simulated a log of {len(simulated.user)} clicks and impressions in {log}")
+    move_aside(ctx.config)
+    from jobs import pipeline  # brings in Spark and PyTorch: only once the arguments are known to be good
+
+    pipeline.run(ctx)
+    print("\n" + "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)]))
+
+
+def move_aside(config: Config) -> None:
+    """Rename the tables under paths.root if another log or other features made them; the log folder stays."""
+    tables = Tables(config)
+    days = tables.days("events")
+    if not days:
+        return
+    made_with = tables.manifest("events", days[-1])["config"]
+    if all(made_with[section] == config.model_dump(mode="json")[section] for section in ("input", "features")):
+        return
+    aside = f"{tables.root}-{days[-1]}-{tables.run_id}"
+    tables.fs.makedirs(aside)
+    for path in tables.fs.ls(tables.root, detail=False):
+        name = path.rstrip("/").rsplit("/", 1)[-1]
+        if name != "log":
+            tables.fs.mv(path, f"{aside}/{name}", recursive=True)
+    print(f"demo: {tables.root} held another log's tables; they are in {aside} now")
+
+
+def _users(ctx: Context) -> list[str]:
+    events = ctx.history()[0]
+    rows = _some_users(ctx.tables.read("top_n", ctx.dt, schemas.TOP_N), events, ctx.config.seed).collect()
+    newest = Window.partitionBy("user_id").orderBy(F.desc("event_ts"), F.desc("position"), F.desc("item_id"))
+    theirs = events.where(F.col("user_id").isin([row.user_id for row in rows])).withColumn("_nth", F.row_number().over(newest))
+    clicks: dict[str, list[str]] = {}
+    for click in theirs.where(F.col("_nth") <= SHOWN_ITEMS).orderBy("user_id", "_nth").select("user_id", "item_id").collect():
+        clicks.setdefault(click.user_id, []).append(click.item_id)
+    tops = {row.user_id: [item.item_id for item in row.items[:SHOWN_ITEMS]] for row in rows}
+    titles = _titles(ctx, {item for items in [*tops.values(), *clicks.values()] for item in items})
+    lines = []
+    for user, top in tops.items():
+        lines += users_lines(user, clicks.get(user, []), top, titles)
+    return lines
+
+
+def _some_users(top_n: DataFrame, events: DataFrame, seed: int) -> DataFrame:
+    """A few users with a list from the model and enough clicks to show; always the same ones."""
+    active = events.groupBy("user_id").count().where(F.col("count") >= LEAST_CLICKS).select("user_id")
+    found = top_n.where(F.col("source") == "model").join(active, "user_id", "left_semi")
+    return found.orderBy(F.xxhash64(F.lit(seed), "user_id"), "user_id").limit(SHOWN_USERS)
+
+
+def _titles(ctx: Context, items: set[str]) -> dict[str, str]:
+    settings = ctx.config.input
+    if not (settings.items and settings.item_columns.title):
+        return {}
+    table = raw.read_rows(ctx.spark, settings, settings.items)
+    columns = table.select(
+        F.col(settings.item_columns.item_id).cast("string"), F.col(settings.item_columns.title).cast("string")
+    )
+    return dict(columns.where(columns[0].isin(sorted(items))).collect())
+
+
+def users_lines(user: str, clicks: Sequence[str], top: Sequence[str], titles: Mapping[str, str]) -> list[str]:
+    """One user's recent clicks, newest first, beside the top of the list."""
+    named = [[" ".join(filter(None, (item, titles.get(item)))) for item in items] for items in (clicks, top)]
+    lines = [f"user {user}", f"  {'recent clicks, newest first':<{_COLUMN}}  top {len(top)}"]
+    for i in range(max(map(len, named))):
+        left, right = (names[i][:_COLUMN] if i < len(names) else "" for names in named)
+        lines.append(f"  {left:<{_COLUMN}}  {f'{i + 1:>2} {right}' if right else ''}".rstrip())
+    return [*lines, ""]
+
+
+def _metrics(ctx: Context) -> list[str]:
+    return metrics_lines(ctx.tables.read_json(f"{ctx.tables.folder('metrics', ctx.dt)}/metrics.json"), ctx.dt)
+
+
+def metrics_lines(metrics: Mapping[str, Any], dt: str) -> list[str]:
+    """The table of metrics.json, a way of recommending a line."""
+    ways = [way for way in _WAYS if way in metrics]
+    if not ways:
+        return [
+            f"{dt} is not scored yet ({metrics['status']}): the log holds no later click; run `recall metrics` when it does",
+            "",
+        ]
+    lines = [f"{metrics['users']} users scored over the whole catalogue, protocol {metrics['protocol']}, {metrics['status']}"]
+    lines.append(f"{'':<16}" + "".join(f"{name:>13}" for name in _METRICS))
+    lines += [f"{way:<16}" + "".join(f"{metrics[way][name]:>13.4f}" for name in _METRICS) for way in ways]
+    return [*lines, ""]
+
+
+def _places(ctx: Context) -> list[str]:
+    tables = ctx.tables
+    datasets = ("top_n", "metrics", "reports")
+    lines = [f"{name:<8} {tables.folder(name, ctx.dt)}" for name in datasets]
+    return [f"tables   {tables.root}/<table>/dt=<day>", *lines[:-1], f"report   {tables.folder('reports', ctx.dt)}/report.html"]

@@ -1,0 +1,127 @@
+"""A day's report as one HTML file that needs nothing else: no script, no link, pictures inline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WAYS = ("model", "popular", "recent_popular", "item_knn")
+_COLOURS = dict(zip(WAYS, ("#1f5fa8", "#b8b8b8", "#8f8f8f", "#d99a3a"), strict=True))
+_CUTOFFS = (10, 50, 200)
+_MEASURES = ("hr", "recall", "ndcg", "coverage", "popularity")
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The report of the facts that `collect` gathers; all text is escaped. Equal facts give equal bytes."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("report.html.j2").render(
+        **facts,
+        funnel=funnel(facts),
+        ways=[way for way in WAYS if way in facts["metrics"]],
+        measures=measures(facts["metrics"]),
+        loss_picture=loss_picture(facts["training"]),
+        metrics_picture=metrics_picture(facts["metrics"]),
+    )
+
+
+def funnel(facts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """The counts from the log to the table: (what, count, share of the largest count), in the order of the stages."""
+    counts: list[tuple[str, int]] = []
+    account = facts["account"]
+    if account:
+        counts.append(("rows (lines) in the log", account["in"]))
+        counts += [(f"- {fate.replace('_', ' ')}", n) for fate, n in account.items() if fate not in ("in", "kept")]
+        counts.append(("= kept", account["kept"]))
+    before = facts["events"] if facts["config"]["input"]["ordering"] == "position" else _before(facts["events"], facts["dt"])
+    counts.append(("clicks the day's tables are made from", sum(before.values())))
+    for stage in facts["stages"]:
+        if "targets" in stage["facts"] and stage["name"].startswith("samples"):
+            counts.append((f"targets, {stage['name'].removeprefix('samples ')}", stage["facts"]["targets"]))
+        if stage["name"] == "top_n":
+            counts.append(("users in top_n", stage["facts"]["rows"]))
+    largest = max((n for _, n in counts), default=0)
+    return [(what, n, n / largest if largest else 0.0) for what, n in counts]
+
+
+def _before(events: Mapping[str, int], dt: str) -> dict[str, int]:
+    return {day: rows for day, rows in events.items() if day < dt}
+
+
+def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float, bool]]]]:
+    """Every metric with, for each way of recommending, its value and whether it is the best; popularity has no best."""
+    ways = [metrics[way] for way in WAYS if way in metrics]
+    table = []
+    for name in [f"{measure}@{k}" for measure in _MEASURES for k in _CUTOFFS] + ["mrr"]:
+        values = [way[name] for way in ways]
+        table.append((name, [(value, value == max(values) and not name.startswith("popularity")) for value in values]))
+    return table
+
+
+def number(value: Any) -> str:
+    """A count with thousands apart, a real number with four digits, anything else as it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}".replace(",", " ")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def loss_picture(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """The training loss by step, with the validation NDCG@10 where there is one, as a data URI; None without a loss."""
+    loss = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    if not loss:
+        return None
+    figure, axes = _figure("step", "training loss")
+    axes.plot(*zip(*loss, strict=True), color=_COLOURS["model"], label="training loss")
+    validation = [(record["step"], record["ndcg@10"]) for record in records if "ndcg@10" in record]
+    if validation:
+        right = axes.twinx()
+        right.plot(*zip(*validation, strict=True), color=_COLOURS["item_knn"], marker="o", linestyle="--")
+        right.set_ylabel("validation NDCG@10 (dashed)")
+        right.set_ylim(bottom=0)
+    return _data_uri(figure)
+
+
+def metrics_picture(metrics: Mapping[str, Any]) -> str | None:
+    """Hit rates of the model and the baselines as a data URI; None before the day is scored."""
+    ways = [way for way in WAYS if way in metrics]
+    if not ways:
+        return None
+    figure, axes = _figure("", "hit rate")
+    width = 0.8 / len(ways)
+    for i, way in enumerate(ways):
+        places = [k + (i - (len(ways) - 1) / 2) * width for k in range(len(_CUTOFFS))]
+        axes.bar(places, [metrics[way][f"hr@{k}"] for k in _CUTOFFS], width * 0.92, color=_COLOURS[way], label=way)
+    axes.set_xticks(range(len(_CUTOFFS)), [f"HR@{k}" for k in _CUTOFFS])
+    axes.legend(frameon=False)
+    return _data_uri(figure)
+
+
+def _figure(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _data_uri(figure: Figure) -> str:
+    """SVG without clock or random ids, so that equal pictures are equal bytes."""
+    picture = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "recall"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue()).decode()
