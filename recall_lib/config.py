@@ -235,6 +235,8 @@ class Config(Section):
             raise ValueError("evaluation.protocol day needs timestamps (input.ordering time)")
         if self.training.negatives == "samples" and not self.samples.negatives_per_positive:
             raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
+        if self.top_n.user_id_only and "user_id" not in [feature.name for feature in self.features.user]:
+            raise ValueError("top_n.user_id_only needs user_id among features.user: without it all users get one list")
         if self.model.similarity == "cosine" and self.model.item_bias:
             raise ValueError("model.item_bias has no meaning with similarity cosine")
         if self.model.item_output == "tied" and self.model.tower[-1] != self.features.item_id.dim:

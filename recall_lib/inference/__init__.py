@@ -1,0 +1,1 @@
+"""The executor side: functions from iterators of Arrow batches to iterators of Arrow batches."""

@@ -1,0 +1,27 @@
+"""Events -> popular/dt: the items with the most clicks before dt, over all the log and over the recent past."""
+
+import sys
+
+from recall_lib import schemas
+from recall_lib.job import Context, main
+from recall_lib.transforms import popular as transform
+from recall_lib.transforms.holdout import tie_breaker
+from recall_lib.transforms.vocab import known_items
+
+
+def run(ctx: Context) -> None:
+    """Publish popular/dt: `top_n.n` items a window."""
+    config = ctx.config
+    events, inputs = ctx.history()
+    vocab, inputs["vocab"] = ctx.vocab()
+    items = known_items(vocab)
+    recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input.ordering, config.evaluation.recent_hours)
+    hottest = transform.hottest(transform.count_items(events, items), transform.ALL, config.top_n.n)
+    lately = transform.hottest(transform.count_items(recent, items), transform.RECENT, config.top_n.n)
+    table = hottest.unionByName(lately).coalesce(1).sortWithinPartitions("window", "rank")
+    manifest = ctx.tables.publish(table, schemas.POPULAR, "popular", ctx.dt, inputs=inputs)
+    ctx.say(f"{manifest['rows']} rows in two windows")
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

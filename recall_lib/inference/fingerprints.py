@@ -1,0 +1,32 @@
+"""Vocabulary, model, vectors and index of a day belong together, or nothing is written (SPEC 2.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recall_lib.errors import DataRefused
+
+if TYPE_CHECKING:
+    from recall_lib.io.tables import Tables
+
+
+def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
+    """{model_version, vocab} of a day: what everything made by the model is stamped with.
+
+    Raises:
+        DataRefused: one is not published, or the model was trained on another vocabulary.
+    """
+    vocab, model = tables.manifest("vocab", dt)["digest"], tables.manifest("models", dt)
+    if model["inputs"]["vocab"] != vocab:
+        raise DataRefused(
+            f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"
+        )
+    return {"model_version": model["version"], "vocab": vocab}
+
+
+def require_stamp(tables: Tables, stamp: dict[str, str], dataset: str, dt: str, **keys: str) -> None:
+    """Refuse (DataRefused) a publication that another model or vocabulary made."""
+    manifest = tables.manifest(dataset, dt, **keys)
+    other = [name for name, value in stamp.items() if manifest.get(name) != value]
+    if other:
+        raise DataRefused(f"{dataset}/dt={dt} was made with another {' and '.join(other)}: run `recall {dataset} --dt {dt}`")

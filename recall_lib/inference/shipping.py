@@ -1,0 +1,113 @@
+"""Models and indexes on their way to the executors, as files: nothing is pickled, nothing is loaded twice."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recall_lib.errors import DataRefused
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from recall_lib.io.tables import Tables
+    from recall_lib.model.towers import YouTubeDNN
+    from recall_lib.retrieval.index import ItemIndex
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A folder of files that every executor can read.
+
+    Attributes:
+        name: the folder's path, or the name of the archive that Spark unpacked.
+        digest: of the content; a worker that is reused sees by it that the files are new.
+        archive: which of the two.
+    """
+
+    name: str
+    digest: str
+    archive: bool = False
+
+    def folder(self) -> Path:
+        """Where the files lie on this machine.
+
+        Raises:
+            DataRefused: another run has published over them.
+        """
+        if self.archive:
+            from pyspark import SparkFiles
+
+            return Path(SparkFiles.get(self.name))
+        manifest = Path(self.name) / "_manifest.json"
+        if manifest.exists() and json.loads(manifest.read_text(encoding="utf-8"))["digest"] != self.digest:
+            raise DataRefused(f"{self.name} was published again while it was being used: run this job again")
+        return Path(self.name)
+
+
+def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
+    """A published folder of artefacts, for the executors and, by `folder()`, for this process."""
+    folder, digest = tables.folder(dataset, dt), tables.manifest(dataset, dt)["digest"]
+    assert tables.spark is not None
+    if tables.scheme != "file":
+        local = _area() / f"{dataset}-{digest}"
+        if not local.exists():
+            tables.fs.get(f"{folder}/", f"{local}/", recursive=True)
+        folder = str(local)
+    return ship_folder(tables.spark, Path(folder), digest)
+
+
+def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
+    """A local folder for the executors: in place with a local master, else as an archive that Spark unpacks."""
+    context = spark.sparkContext
+    if str(context.master).split("[")[0] == "local":
+        return Shipped(str(folder), digest)
+    archive = _area() / context.applicationId / f"{digest}.tar"
+    if not archive.exists():
+        archive.parent.mkdir(exist_ok=True)
+        with tarfile.open(archive, "w") as tar:
+            tar.add(folder, arcname=".")
+        context.addArchive(str(archive))
+    return Shipped(archive.name, digest, archive=True)
+
+
+@lru_cache(maxsize=1)
+def load_model(model: Shipped) -> tuple[YouTubeDNN, dict[str, Any]]:
+    """The model in eval mode and its facts, once a Python worker; torch uses the task's CPUs."""
+    import torch
+
+    from recall_lib.model import checkpoint
+
+    torch.set_num_threads(task_cpus())
+    return checkpoint.load(model.folder())
+
+
+@lru_cache(maxsize=1)
+def load_index(index: Shipped) -> ItemIndex:
+    """The item index, once a Python worker; FAISS uses the task's CPUs."""
+    from recall_lib.retrieval.index import ItemIndex
+
+    return ItemIndex.load(index.folder(), task_cpus())
+
+
+def task_cpus() -> int:
+    """spark.task.cpus inside a task, 1 outside."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    return task.cpus() if task else 1
+
+
+@cache
+def _area() -> Path:
+    """A folder that lives as long as this process: Spark's file server reads the archives from it."""
+    folder = tempfile.mkdtemp(prefix="recall-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -1,0 +1,84 @@
+"""Vectors of users and items, inferred where the rows are (SPEC 5.1, 5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recall_lib.config import Features, Samples
+from recall_lib.inference.shipping import Shipped, load_model
+from recall_lib.runs import Ragged, Runs, Windows
+from recall_lib.schemas import UNKNOWN
+
+_BLOCK = 1024  # rows inferred at once: bounds a worker's memory whatever Spark's batch size is
+
+Floats = npt.NDArray[np.float32]
+
+
+def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
+    """Rows of runs with one target each -> user_id, vector."""
+    towers, meta = load_model(model)
+    for rows in blocks(batches):
+        vectors = infer(towers, read_windows(rows, meta))
+        yield pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
+
+
+def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
+    """Rows item_index, item_id -> item_index, item_id, vector."""
+    import torch
+
+    towers, _ = load_model(model)
+    with torch.inference_mode():
+        table = towers.item_vectors().numpy()
+    for rows in blocks(batches):
+        columns = {name: rows.column(name) for name in ("item_index", "item_id")}
+        yield pa.RecordBatch.from_pydict(columns | {"vector": list_column(table[columns["item_index"].to_numpy()])})
+
+
+def blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, a bounded number at once."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BLOCK):
+            yield batch.slice(start, _BLOCK)
+
+
+def read_windows(rows: pa.RecordBatch, meta: dict[str, Any]) -> Windows:
+    """The window of each row's one target, cut as the model's training windows were; negatives are not read."""
+    samples = Samples(**meta["samples"] | {"negatives_per_positive": 0})
+    return Runs.from_arrow(rows, Features(**meta["features"]), samples).windows(np.arange(rows.num_rows))
+
+
+def user_id_alone(windows: Windows) -> Windows:
+    """The same users with every other input neutral: no history, unknown features, age 0 (P's infer_user)."""
+    rows = len(windows.length)
+    nothing = np.zeros(rows, np.int64)
+    unknown = np.full(rows, UNKNOWN, np.int64)
+    return replace(
+        windows,
+        history=np.zeros((rows, 1), np.int64),
+        length=nothing,
+        bags={name: Ragged.of(bag.values[:0], nothing) for name, bag in windows.bags.items()},
+        user={name: ids if name == "user_id" else unknown for name, ids in windows.user.items()},
+        example_age=np.zeros(rows, np.float32),
+    )
+
+
+def infer(towers: Any, windows: Windows) -> Floats:
+    """User vectors, float32 [B, d]."""
+    import torch
+
+    from recall_lib.model.batch import Batch
+
+    with torch.inference_mode():
+        return towers.user_vectors(Batch.of(windows)).numpy()
+
+
+def list_column(vectors: Floats) -> pa.Array:
+    """[n, d] as an Arrow list column of float32."""
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))

@@ -1,0 +1,181 @@
+"""Vectors, index and top-N through their jobs, against loops over the log and the model."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from jobs.vectors import read_histories
+from recall_lib import schemas
+from recall_lib.errors import DataRefused
+from recall_lib.inference.shipping import Shipped, load_model, ship_published
+from recall_lib.inference.top_n import Popular, top_n
+from recall_lib.inference.vectors import user_vectors
+from recall_lib.model import checkpoint
+from recall_lib.retrieval.index import ItemIndex
+from tests.inference.conftest import DT, make_log, publish_untrained, run_job
+
+
+def clicks_by_user():
+    users = {}
+    for line in make_log()[1:]:
+        user, item, time, *_ = line.split(",")
+        users.setdefault(user, []).append((int(time), item))
+    return {user: [item for _, item in sorted(own)] for user, own in users.items()}
+
+
+def vocabulary():
+    counts = Counter(item for own in clicks_by_user().values() for item in own)
+    return {item: n for item, n in counts.items() if n >= 2}
+
+
+def collect(ctx, dataset, schema, **keys):
+    return ctx.tables.read(dataset, DT, schema, **keys).collect()
+
+
+def test_top_n_against_the_definition(prepared):
+    ctx = prepared()
+    rows = {row["user_id"]: row for row in collect(ctx, "top_n", schemas.TOP_N)}
+    users, kept = clicks_by_user(), vocabulary()
+    assert rows.keys() == users.keys()
+    assert len(rows) == ctx.tables.manifest("top_n", DT)["rows"]
+    items = {row["item_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.ITEM_VECTORS, kind="item")}
+    vectors = {row["user_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user")}
+    assert items.keys() == kept.keys()
+    assert vectors.keys() == users.keys()
+    version = ctx.tables.manifest("models", DT)["version"]
+    for user, own in users.items():
+        if kept.keys() & set(own):
+            scores = {item: np.float32(np.dot(np.float64(v), np.float64(vectors[user]))) for item, v in items.items()}
+            source = "model"
+        else:
+            scores, source = kept, "popular"
+        best = sorted((item for item in kept if item not in own), key=lambda item: (-scores[item], item.encode()))[:7]
+        assert [item["item_id"] for item in rows[user]["items"]] == best
+        np.testing.assert_allclose([item["score"] for item in rows[user]["items"]], [scores[item] for item in best], rtol=1e-5)
+        assert (rows[user]["source"], rows[user]["model_version"]) == (source, version)
+    assert rows["lonely"]["source"] == "popular"
+    assert len(rows["heavy"]["items"]) == 2
+
+
+def test_user_vectors_see_the_last_window(prepared):
+    """The tower is fed the user's last window_size known clicks, and the features of the newest click."""
+    ctx = prepared()
+    model, _ = checkpoint.load(ctx.tables.folder("models", DT))
+    index = {(row["feature"], row["value"]): row["index"] for row in ctx.vocab()[0].collect() if row["value"]}
+    vectors = {row["user_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user")}
+    lines = [line.split(",") for line in make_log()[1:]]
+    for user, own in clicks_by_user().items():
+        known = [index["item_id", item] for item in own if item in vocabulary()][-5:]
+        newest = max((int(line[2]), line[1], line[4]) for line in lines if line[0] == user)
+        parts = [model.item_table.weight[known].mean(0) if known else torch.zeros(8)]
+        parts.append(model.tables["user_user_id"].weight[index.get(("user_id", user), 1)])
+        parts.append(model.tables["user_city"].weight[index.get(("city", newest[2]), 1)])
+        tags = [f"t{int(item[1:]) % k}" for item in own if item in vocabulary() for k in (5, 7)][-10:]
+        if user == "heavy":  # its clicks carry one tag each
+            continue
+        ids = [index.get(("tags", tag), 1) for tag in tags]
+        parts.append(model.tables["bag_tags"].weight[ids].mean(0) if known else torch.zeros(4))
+        with torch.no_grad():
+            np.testing.assert_allclose(vectors[user], model.tower(torch.cat(parts)), rtol=1e-4, atol=1e-5)
+
+
+def test_any_partitioning_gives_the_same_rows(prepared):
+    ctx = prepared()
+    digests = [ctx.tables.manifest("top_n", DT)["digest"]]
+    for partitions in (1, 5):
+        spark = ctx.config.spark.model_copy(update={"partitions": partitions})
+        run_job(replace(ctx, config=ctx.config.model_copy(update={"spark": spark})), "top_n")
+        digests.append(ctx.tables.manifest("top_n", DT)["digest"])
+    assert len(set(digests)) == 1
+
+
+def test_the_user_id_alone(prepared):
+    """Users that agree in everything but the id differ; histories and features are not looked at."""
+    ctx = prepared(top_n={"user_id_only": True, "filter_seen": False})
+    run_job(ctx, "top_n")
+    rows = {row["user_id"]: row for row in collect(ctx, "top_n_user_id", schemas.TOP_N)}
+    assert rows.keys() == clicks_by_user().keys()
+    model, _ = checkpoint.load(ctx.tables.folder("models", DT))
+    index = {(row["feature"], row["value"]): row["index"] for row in ctx.vocab()[0].collect() if row["value"]}
+    names = {i: value for (feature, value), i in index.items() if feature == "item_id"}
+    for user in ("u0", "u5", "lonely"):
+        with torch.no_grad():
+            parts = [torch.zeros(8), model.tables["user_user_id"].weight[index["user_id", user]]]
+            parts += [model.tables["user_city"].weight[1], torch.zeros(4)]
+            scores = model.item_vectors() @ model.tower(torch.cat(parts))
+        best = sorted(names, key=lambda i: (-float(scores[i]), names[i]))[:7]
+        assert [item["item_id"] for item in rows[user]["items"]] == [names[i] for i in best]
+        assert rows[user]["source"] == "model"
+
+
+def test_an_input_users_table_decides_who_gets_a_list(prepared):
+    ctx = prepared(input={"users": "users.csv"})
+    (Path(ctx.config.input.path) / "users.csv").write_text("user_id\nu1\nstranger\n007\n")
+    run_job(ctx, "top_n")
+    rows = {row["user_id"]: row for row in collect(ctx, "top_n", schemas.TOP_N)}
+    assert {user: row["source"] for user, row in rows.items()} == {"u1": "model", "stranger": "popular", "007": "popular"}
+    hottest = sorted(vocabulary().items(), key=lambda pair: (-pair[1], pair[0].encode()))[:7]
+    assert [(item["item_id"], item["score"]) for item in rows["stranger"]["items"]] == hottest
+
+
+def test_fingerprints_that_differ_are_refused_before_anything_is_written(prepared):
+    ctx = prepared()
+    before = ctx.tables.manifest("top_n", DT)
+    publish_untrained(ctx, seed=1)
+    with pytest.raises(DataRefused, match="index/dt=2024-03-05 was made with another model_version: run `recall index"):
+        run_job(ctx, "top_n")
+    with pytest.raises(DataRefused, match="vectors/dt=2024-03-05 was made with another model_version"):
+        run_job(ctx, "index")
+    publish_untrained(ctx, vocab="another")
+    for job in ("vectors", "index", "top_n"):
+        with pytest.raises(DataRefused, match="models/dt=2024-03-05 was trained on another vocabulary"):
+            run_job(ctx, job)
+    assert ctx.tables.manifest("top_n", DT) == before
+    more = ctx.config.model_copy(update={"top_n": ctx.config.top_n.model_copy(update={"n": 20})})
+    publish_untrained(ctx)
+    run_job(ctx, "vectors")
+    run_job(ctx, "index")
+    with pytest.raises(DataRefused, match="popular/dt=2024-03-05 does not fit"):
+        run_job(replace(ctx, config=more), "top_n")
+
+
+def test_plain_iterators_of_batches(prepared):
+    """The executor functions need no Spark: lists in, lists out, however they are cut."""
+    ctx = prepared()
+    pandas = read_histories(ctx)[0].toPandas()
+    whole = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
+    model, index = ship_published(ctx.tables, "models", DT), ship_published(ctx.tables, "index", DT)
+    search = {"model": model, "index": index, "popular": Popular([2, 3], [9, 8]), "n": 5, "filter_seen": True}
+    expected = pa.Table.from_batches(top_n([whole], **search)).to_pylist()
+    cut = [whole.slice(start, 4) for start in range(0, whole.num_rows, 4)]
+    assert pa.Table.from_batches(top_n(iter(cut), **search)).to_pylist() == expected
+    assert [row["user_id"] for row in expected] == pandas["user_id"].tolist()
+    assert len(list(user_vectors(cut, model=model))) == len(cut)
+
+
+def test_a_reused_worker_loads_the_new_model(prepared):
+    ctx = prepared()
+    versions = []
+    for seed in (0, 1):
+        publish_untrained(ctx, seed=seed)
+        versions.append(load_model(ship_published(ctx.tables, "models", DT))[1]["version"])
+    assert versions[0] != versions[1]
+    stale = Shipped(ctx.tables.folder("models", DT), "another digest")
+    with pytest.raises(DataRefused, match="published again while it was being used"):
+        load_model(stale)
+
+
+def test_the_index_for_online_search(prepared):
+    ctx = prepared()
+    folder = Path(ctx.tables.folder("index", DT))
+    index = ItemIndex.load(folder)
+    lsh = np.load(folder / "item_vectors_simple_lsh.npy")
+    np.testing.assert_array_equal(lsh[:, :-1], index.vectors)
+    np.testing.assert_allclose(np.linalg.norm(lsh, axis=1), np.linalg.norm(lsh, axis=1)[0], rtol=1e-5)
+    assert index.item_ids.to_pylist()[:2] == [None, None]
+    assert set(index.item_ids.to_pylist()[2:]) == vocabulary().keys()
