@@ -31,6 +31,7 @@ _COMMON = {
     "kind",
     "digest",
     "inputs",
+    "vocab",
     "files",
     "config",
     "versions",
