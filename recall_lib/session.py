@@ -18,6 +18,7 @@ _CONF = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # or a row with too few fields is not seen as malformed
+    "spark.sql.legacy.codingErrorAction": "true",  # Spark 4: undecodable bytes are replaced (and rejected by us), not fatal
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.ui.showConsoleProgress": "false",

@@ -34,7 +34,7 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., Config]:
     """A config from sections, with input and output below tmp_path."""
 
@@ -49,7 +49,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def run_jobs(spark: Any) -> Callable[..., Context]:
     """Runs jobs by name for a day, in the shared session."""
     import importlib
@@ -63,7 +63,7 @@ def run_jobs(spark: Any) -> Callable[..., Context]:
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def write_log(tmp_path: Path) -> Callable[[str, list[str]], Path]:
     """Writes a file of the raw log, line by line."""
 

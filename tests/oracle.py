@@ -65,7 +65,9 @@ def tokens_of(clicks: list[Click], kept: Counter, settings: Any, *, start_token:
     return [None, *known] if settings.start_token and start_token and not truncated and known else known
 
 
-def sample(user: str, history: list[Click | None], target: Click, age: float, vocab: dict[str, Counter], config: Any) -> dict[str, Any]:
+def sample(
+    user: str, history: list[Click | None], target: Click, age: float, vocab: dict[str, Counter], config: Any
+) -> dict[str, Any]:
     if config.samples.order == "newest_first":
         history = history[::-1]
 
@@ -108,7 +110,10 @@ def samples(clicks: list[Click], config: Any) -> dict[str, list[dict[str, Any]]]
             assert target is not None
             age = (newest - target.time) / 86400 if by_time else 0.0
             found["train"].append(sample(user, tokens[max(0, i - settings.window_size) : i], target, age, vocab, config))
-        for name, target, before in (("validation", validation, own), ("test", test, own + ([validation] if validation else []))):
+        for name, target, before in (
+            ("validation", validation, own),
+            ("test", test, own + ([validation] if validation else [])),
+        ):
             if target:
                 history = tokens_of(before, vocab["item_id"], settings)[-settings.window_size :]
                 found[name].append(sample(user, history, target, 0.0, vocab, config))

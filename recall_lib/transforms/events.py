@@ -60,6 +60,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     number = F.col("_click").cast("double")
     fate = (
         F.when(F.col(MALFORMED), "malformed")
+        .when(F.col(RAW).contains("\ufffd"), "bad_utf8")  # what the CSV parser makes of undecodable bytes
         .when(clock.isNull(), "bad_time" if by_time else "bad_position")
         .when(F.col("user_id").isNull(), "no_user")
         .when(F.col("item_id").isNull(), "no_item")
@@ -93,7 +94,7 @@ def judge_lines(lines: DataFrame, features: Features) -> DataFrame:
         user.alias("user_id"),
         *(_known(fields[i]).alias(name) for i, name in ((1, "province"), (2, "city"), (4, "phone"))),
         parts.alias("_clicks"),
-        F.when(F.col(RAW).contains("\ufffd"), "bad_utf8")
+        F.when(F.decode(F.col(RAW).cast("binary"), "UTF-8") != F.col(RAW), "bad_utf8")  # undecodable bytes come back changed
         .when(F.size(fields) != 5, "field_count")
         .when(user.isNull(), "no_user")
         .when(clicks == "", "no_clicks")

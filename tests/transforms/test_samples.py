@@ -40,7 +40,9 @@ def write_rows(write_log, clicks: list[Click]) -> None:
     random.Random(7).shuffle(body := rows[1:])
     write_log("clicks.csv", [rows[0], *body])
     items = {c.item: c.item_features for c in clicks}
-    write_log("items.csv", ["what,category,tags", *(f"{i},{f['category'] or ''},{'_'.join(f['tags'])}" for i, f in items.items())])
+    write_log(
+        "items.csv", ["what,category,tags", *(f"{i},{f['category'] or ''},{'_'.join(f['tags'])}" for i, f in items.items())]
+    )
 
 
 def write_sessions(write_log, clicks: list[Click]) -> list[Click]:
@@ -86,7 +88,10 @@ ROWS = {
     [
         ("fun_rec", {"max_history": 12, "window_size": 12, "order": "newest_first", "max_targets_per_user": 5}),
         ("paddle rules on rows", {"window_size": 4, "start_token": True}),
-        ("truncation drops the start token", {"max_history": 6, "window_size": 4, "start_token": True, "order": "newest_first"}),
+        (
+            "truncation drops the start token",
+            {"max_history": 6, "window_size": 4, "start_token": True, "order": "newest_first"},
+        ),
     ],
 )
 def test_rows(name, settings, make_config, write_log, run_jobs):
@@ -135,7 +140,9 @@ def assert_negatives(config, clicks: list[Click], k: int) -> None:
 
 
 def test_day_protocol(spark, make_config, write_log, run_jobs):
-    clicks = [Click(c.user, c.item, c.time + 1_709_000_000, c.user_features, c.item_features) for c in random_clicks(5, users=60)]
+    clicks = [
+        Click(c.user, c.item, c.time + 1_709_000_000, c.user_features, c.item_features) for c in random_clicks(5, users=60)
+    ]
     write_rows(write_log, [Click(c.user, c.item, c.time - 1_700_000_000, c.user_features, c.item_features) for c in clicks])
     config = make_config(
         input=ROWS, features=FEATURES | {"item_id": {"min_count": 1, "dim": 8}}, samples={"window_size": 5},
@@ -170,14 +177,23 @@ def test_day_protocol(spark, make_config, write_log, run_jobs):
 def test_hot_items_keep_their_share(spark, make_config, write_log, run_jobs):
     threshold, rng = 0.02, random.Random(1)
     clicks = [
-        Click(f"u{u}", "hot" if rng.random() < 0.4 else f"i{rng.randrange(400)}", n * 100.0, {"city": "x"}, {"category": "k", "tags": []})
+        Click(
+            f"u{u}",
+            "hot" if rng.random() < 0.4 else f"i{rng.randrange(400)}",
+            n * 100.0,
+            {"city": "x"},
+            {"category": "k", "tags": []},
+        )
         for u in range(300)
         for n in range(20)
     ]
     clicks = list({(c.user, c.item, c.time): c for c in clicks}.values())
     write_rows(write_log, clicks)
     config = make_config(
-        input=ROWS, features={"item_id": {"min_count": 1, "dim": 8}}, samples={"subsample_threshold": threshold}, model={"tower": [8]}
+        input=ROWS,
+        features={"item_id": {"min_count": 1, "dim": 8}},
+        samples={"subsample_threshold": threshold},
+        model={"tower": [8]},
     )
     run_all_days(config, run_jobs, clicks)
     train = [c for own in by_user_train(clicks) for c in own]

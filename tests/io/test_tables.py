@@ -1,0 +1,85 @@
+"""A publication is whole or not there."""
+
+import json
+
+import pytest
+from pyspark.sql import functions as F
+
+from recall_lib.errors import DataRefused
+from recall_lib.io.tables import Tables, content_digests
+from recall_lib.schemas import POPULAR
+
+DT = "2024-01-02"
+
+
+@pytest.fixture
+def tables(make_config, spark):
+    return Tables(make_config(), spark=spark)
+
+
+def popular(spark, n: int, partitions: int = 2):
+    item_id = F.concat(F.lit("i"), "id").alias("item_id")
+    rank = F.col("id").cast("int").alias("rank")
+    return spark.range(n, numPartitions=partitions).select(
+        F.lit("all").alias("window"), rank, item_id, F.col("id").alias("count")
+    )
+
+
+def test_digest_knows_content_alone(spark):
+    frame = popular(spark, 500)
+    digest = content_digests(frame)
+    assert digest == content_digests(frame.repartition(7)) == content_digests(frame.orderBy(F.desc("rank")))
+    assert digest != content_digests(frame.where("rank <> 3"))
+    assert digest != content_digests(frame.withColumn("count", F.col("count") + 1))
+    assert digest != content_digests(frame.unionByName(frame))
+
+
+def test_publish_replaces_whole(tables, spark):
+    tables.publish(popular(spark, 10), POPULAR, "popular", DT)
+    manifest = tables.publish(popular(spark, 4), POPULAR, "popular", DT, inputs={"x": "y"}, facts={"note": 1})
+    assert tables.read("popular", DT, POPULAR).count() == 4 == manifest["rows"] == sum(f["rows"] for f in manifest["files"])
+    assert spark.read.parquet(tables.uri(f"{tables.root}/popular")).count() == 4, "a plain folder read sees one version"
+    names = {path.rsplit("/", 1)[-1] for path in tables.fs.ls(tables.path("popular", DT), detail=False)}
+    assert all(name.endswith(".parquet") or name.startswith("_") for name in names)
+    assert (manifest["inputs"], manifest["note"]) == ({"x": "y"}, 1)
+
+
+def test_a_failed_write_leaves_the_old_version(tables, spark):
+    tables.publish(popular(spark, 10), POPULAR, "popular", DT)
+    broken = popular(spark, 10).withColumn("count", F.expr("if(rank > 5, raise_error('boom'), count)"))
+    with pytest.raises(Exception, match="boom"):
+        tables.publish(broken.withColumn("count", F.col("count").cast("long")), POPULAR, "popular", DT)
+    assert tables.read("popular", DT, POPULAR).count() == 10
+    assert not any(tables.fs.ls(f"{tables.root}/_staging"))
+
+
+def test_a_kill_between_the_renames_is_seen_by_no_reader(tables, spark):
+    tables.publish(popular(spark, 10), POPULAR, "popular", DT)
+    tables.fs.makedirs(f"{tables.root}/_retired", exist_ok=True)
+    tables.fs.mv(tables.path("popular", DT), f"{tables.root}/_retired/popular-dt={DT}", recursive=True)
+    assert tables.read("popular", DT, POPULAR).count() == 10
+    tables.publish(popular(spark, 3), POPULAR, "popular", DT)
+    assert tables.read("popular", DT, POPULAR).count() == 3
+    assert not any(tables.fs.ls(f"{tables.root}/_retired"))
+
+
+def test_schema_differences_are_all_listed(tables, spark):
+    with pytest.raises(DataRefused, match=r"count is missing, more is unexpected, rank is string, not int"):
+        tables.publish(popular(spark, 1).selectExpr("window", "string(rank) rank", "item_id", "1 more"), POPULAR, "popular", DT)
+
+
+def test_missing_publication_says_what_to_run(tables):
+    with pytest.raises(DataRefused, match=r"models/dt=2024-01-02 is not published .*`recall train --dt 2024-01-02`"):
+        tables.folder("models", DT)
+
+
+def test_files_and_days(tables, spark):
+    with tables.publish_files("models", DT, facts={"a": 1}) as folder:
+        (folder / "model.json").write_text(json.dumps({"k": 1}))
+    assert tables.read_json(f"{tables.folder('models', DT)}/model.json") == {"k": 1}
+    with pytest.raises(ZeroDivisionError), tables.publish_files("models", DT) as folder:
+        (folder / "model.json").write_text("half")
+        raise ZeroDivisionError
+    assert tables.read_json(f"{tables.folder('models', DT)}/model.json") == {"k": 1}
+    assert tables.days("models") == [DT]
+    assert tables.days("absent") == []

@@ -1,0 +1,41 @@
+"""Who may import what: a layer that reaches across is a mistake."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+RULES = [
+    ("recall_lib/model", {"pyspark", "petastorm", "horovod", "faiss", "fsspec"}),
+    ("recall_lib/transforms", {"torch", "faiss", "petastorm", "horovod", "fsspec"}),
+    ("recall_lib/retrieval", {"torch", "pyspark", "petastorm", "horovod"}),
+    ("recall_lib/io", {"torch", "faiss", "petastorm", "horovod"}),
+]
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize(("folder", "forbidden"), RULES, ids=[folder for folder, _ in RULES])
+def test_layers(folder, forbidden):
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    assert {str(path): found for path in files if (found := imported(path) & forbidden)} == {}
+
+
+def test_one_file_imports_horovod():
+    files = [path for folder in ("jobs", "recall_lib") for path in (ROOT / folder).rglob("*.py")]
+    assert [path.name for path in files if "horovod" in imported(path)] == ["ranks.py"]
+
+
+def test_jobs_are_thin_and_functions_short():
+    for path in [path for folder in ("jobs", "recall_lib") for path in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 65, f"{path}: {node.name}"

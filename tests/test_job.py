@@ -1,0 +1,61 @@
+"""How a command ends: one line and the documented exit code."""
+
+import pytest
+
+from recall_lib import cli
+from tests.conftest import ROOT
+
+DEMO = str(ROOT / "conf" / "fun_rec.yaml")
+
+
+def run(capsys, *argv: str) -> tuple[int, str]:
+    try:
+        code = cli.main(argv)
+    except SystemExit as end:
+        code = end.code
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["events", "--config", DEMO, "--dt", "2026-02-30"], 2, "2026-02-30"),
+        (["events", "--config", "absent.yaml", "--dt", "2026-02-03"], 2, "absent.yaml cannot be read"),
+        (["events", "--config", DEMO, "--dt", "2026-02-03", "--set", "model.depth=3"], 2, "unknown key model.depth"),
+        (["events", "--config", DEMO, "--dt", "2026-02-03", "--set", "top_n.n=-1"], 2, "top_n.n"),
+        (["events", "--config", DEMO], 2, "--dt"),
+        (["nothing"], 2, "no command 'nothing'"),
+        (["dump", "samples", "--config", DEMO, "--dt", "2026-02-03", "--set", "paths.root=/nonexistent/x"], 3, "not published"),
+    ],
+)
+def test_bad_usage_ends_before_any_session(capsys, argv, code, message, monkeypatch):
+    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    found, err = run(capsys, *argv)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_missing_log(capsys, spark, tmp_path):
+    code, err = run(
+        capsys,
+        "events",
+        "--config",
+        DEMO,
+        "--dt",
+        "2026-02-03",
+        "--set",
+        f"input.path={tmp_path}",
+        "--set",
+        f"paths.root={tmp_path}/r",
+    )
+    assert code == 4
+    assert "no file matches" in err
+
+
+@pytest.mark.parametrize("command", [*cli.JOBS, *cli.TOOLS])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert "--set" in capsys.readouterr().out
