@@ -154,11 +154,11 @@ class ItemIndex:
 
         Args:
             users: float32 [B, d].
-            targets: item indexes (2 and up), int64 [B], none of them in the row's seen items.
+            targets: item indexes, int64 [B].
             seen: as in `search`.
 
         Returns:
-            int64 [B].
+            int64 [B]; 0 where the target is no candidate: below 2 or seen.
         """
         _require_finite(users, "user")
         seen = seen or nothing_seen(len(users))
@@ -166,6 +166,10 @@ class ItemIndex:
         parts = [slice(i, i + step) for i in range(0, len(users), step)]
         ranks = [self._rank_chunk(users[p], targets[p], seen.slices(seen.offsets[:-1][p], seen.offsets[1:][p])) for p in parts]
         return np.concatenate([np.zeros(0, np.int64), *ranks])
+
+    def exact(self) -> ItemIndex:
+        """The same items behind an index that misses none."""
+        return self if isinstance(self.index, faiss.IndexFlat) else ItemIndex.build(self.vectors, self.item_ids)
 
     def scores(self, users: Floats, items: Ints) -> Floats:
         """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""
@@ -188,7 +192,7 @@ class ItemIndex:
         items = place + FIRST_INDEX
         scores = np.concatenate([self.scores(users[i : i + 64], items[i : i + 64]) for i in range(0, len(users), 64)])
         packed = _pack(scores, self.id_rank[items])
-        packed[(place < 0) | _contains(seen, items, len(self.vectors))] = _LAST
+        packed[(place < 0) | contains(seen, items, len(self.vectors))] = _LAST
         packed.sort(axis=1)
         best = np.full((len(users), n), _LAST)
         best[:, : min(n, k)] = packed[:, :n]
@@ -209,7 +213,7 @@ class ItemIndex:
         row, item = np.nonzero(np.abs(rough - target_score) <= slack)  # too near to tell: each pair apart
         near = _pack(self.scores(users[row], item[:, None])[:, 0], self.id_rank[item])
         ahead = near < _pack(target_score[:, 0], self.id_rank[targets])[row]
-        return rank + np.bincount(row[ahead], minlength=len(users))
+        return np.where(candidates(targets, seen, len(self.vectors)), rank + np.bincount(row[ahead], minlength=len(users)), 0)
 
 
 def id_ranks(item_ids: pa.Array) -> Ints:
@@ -218,6 +222,11 @@ def id_ranks(item_ids: pa.Array) -> Ints:
     order = pc.sort_indices(item_ids.slice(FIRST_INDEX).cast(pa.binary())).to_numpy()
     ranks[order.astype(np.int64) + FIRST_INDEX] = np.arange(len(order))
     return ranks
+
+
+def read_id_ranks(folder: Path) -> Ints:
+    """id_rank of a saved index, without the index."""
+    return pq.read_table(folder / "item_ids.parquet", columns=["id_rank"]).column("id_rank").to_numpy().astype(np.int64)
 
 
 def nothing_seen(rows: int) -> Ragged:
@@ -248,12 +257,17 @@ def _score(packed: Packed) -> Floats:
     return np.where(falling >> 31, falling, ~falling & 0x7FFFFFFF).astype(np.uint32).view(np.float32)
 
 
-def _contains(lists: Ragged, values: Ints, bound: int) -> npt.NDArray[np.bool_]:
+def contains(lists: Ragged, values: Ints, bound: int) -> npt.NDArray[np.bool_]:
     """Whether values[i, j] is in list i (ascending), [B, k]."""
     keys = np.repeat(np.arange(len(values)), lists.lengths) * bound + lists.values
     wanted = values + np.arange(len(values))[:, None] * bound
     place = np.searchsorted(keys, wanted)
     return np.append(keys, -1)[place] == wanted
+
+
+def candidates(targets: Ints, seen: Ragged, bound: int) -> npt.NDArray[np.bool_]:
+    """Which of the item indexes [B] (below `bound`) their row could be recommended: known and unseen."""
+    return (targets >= FIRST_INDEX) & ~contains(seen, targets[:, None], bound)[:, 0]
 
 
 def _require_finite(vectors: Floats, whose: str) -> None:

@@ -1,0 +1,48 @@
+"""Item vectors and events -> related/dt: for every item those nearest to it, by vectors and by common users."""
+
+import sys
+from functools import partial
+
+import numpy as np
+
+from recall_lib import schemas
+from recall_lib.inference import fingerprints
+from recall_lib.inference.covisits import count_covisits
+from recall_lib.inference.related import related_by_covisits, related_by_vectors
+from recall_lib.inference.shipping import ship_published
+from recall_lib.job import Context, main
+from recall_lib.transforms import related as transform
+from recall_lib.transforms.holdout import tie_breaker
+from recall_lib.transforms.vocab import known_items
+
+MOST = 50  # related items kept of each
+
+
+def run(ctx: Context) -> None:
+    """Publish related/dt."""
+    tables, n = ctx.tables, min(ctx.config.top_n.n, MOST)
+    stamp = fingerprints.model_of_vocab(tables, ctx.dt)
+    fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
+    index = ship_published(tables, "index", ctx.dt)
+    events, inputs = ctx.history()
+    vocab, inputs["vocab"] = ctx.vocab()
+    size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][schemas.ITEM_ID], ctx.config.spark.partitions
+    items = known_items(vocab)
+    nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
+    nearest = nearest.mapInArrow(partial(related_by_vectors, index=index, n=n), schemas.RELATED)
+    users = transform.items_of_users(tie_breaker(events).join(items, "item_id")).persist()
+    users_of_item = np.zeros(size, np.int64)
+    counted = transform.users_of_items(users).toPandas()
+    users_of_item[counted["item_index"]] = counted["users"]
+    pairs = transform.spread_by_item(users, blocks).mapInArrow(
+        partial(count_covisits, items=size, blocks=blocks), transform.COVISITS
+    )
+    together = pairs.mapInArrow(partial(related_by_covisits, index=index, users_of_item=users_of_item, n=n), schemas.RELATED)
+    inputs |= {"index": index.digest}
+    manifest = tables.publish(nearest.unionByName(together), schemas.RELATED, "related", ctx.dt, inputs=inputs, facts=stamp)
+    ctx.say(f"{manifest['rows']} lists of up to {n} items")
+    users.unpersist()
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

@@ -1,0 +1,103 @@
+"""Held-out targets -> counts of ranks and of recommended items, for the model and the baselines alike (SPEC 7).
+
+Whole numbers leave the executors, so that metrics do not depend on partitions or on the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recall_lib.inference.shipping import Shipped, load_index, load_model
+from recall_lib.inference.vectors import blocks, infer, read_windows
+from recall_lib.runs import Ragged
+from recall_lib.schemas import FIRST_INDEX, PADDING
+from recall_lib.transforms.metrics import CUTOFFS, RANKS, RECOMMENDERS
+
+if TYPE_CHECKING:
+    from recall_lib.retrieval.baselines import ItemKnn, MostClicked
+    from recall_lib.retrieval.index import ItemIndex
+
+Ints = npt.NDArray[np.int64]
+KNN_HISTORY = 10  # clicks that item_knn looks at
+MOST = CUTOFFS[-1]
+PERSONAL = ("model", "item_knn")  # these say nothing of a user without history
+
+
+def evaluate(
+    batches: Iterable[pa.RecordBatch], *, model: Shipped, index: Shipped, baselines: Shipped, filter_seen: bool
+) -> Iterator[pa.RecordBatch]:
+    """Rows of runs (one target a row, with `seen`) -> rows of transforms.metrics.TALLY.
+
+    Without a known click in its history a row gets the popular list from the model and from item_knn.
+
+    Args:
+        batches: test rows; a target outside the vocabulary or among the filtered seen items is a miss.
+        model: the towers.
+        index: item vectors; the search is exact whatever the index's kind.
+        baselines: popular.npy and recent.npy (clicks of each item index) and ItemKnn's files.
+        filter_seen: leave out what the user has clicked, for all recommenders.
+    """
+    towers, meta = load_model(model)
+    items, popular, recent, knn = _recommenders(index, baselines)
+    tally = _Tally(len(items.vectors))
+    for rows in blocks(batches):
+        windows = read_windows(rows, meta)
+        targets = windows.target
+        seen = Ragged.from_arrow(rows.column("seen"))
+        if not filter_seen:
+            seen = Ragged.of(seen.values[:0], np.zeros_like(seen.lengths))
+        users, last = infer(towers, windows), _last_clicks(rows)
+        results = {
+            "model": (items.search(users, MOST, seen)[0], items.rank(users, targets, seen)),
+            "popular": (popular.search(MOST, seen), popular.rank(targets, seen)),
+            "recent_popular": (recent.search(MOST, seen), recent.rank(targets, seen)),
+            "item_knn": knn.search_and_rank(last, MOST, targets, seen),
+        }
+        unknown = (windows.history < FIRST_INDEX).all(axis=1)
+        for name, (found, ranks) in results.items():
+            if name in PERSONAL:
+                found[unknown], ranks[unknown] = (hottest[unknown] for hottest in results["popular"])
+            tally.add(name, found, ranks)
+    yield from tally.batches()
+
+
+class _Tally:
+    """How often each rank, and each item within each cutoff, occurred; rank 0 is a miss."""
+
+    def __init__(self, items: int) -> None:
+        self.ranks = {name: np.zeros(items, np.int64) for name in RECOMMENDERS}
+        self.items = {(name, k): np.zeros(items, np.int64) for name in RECOMMENDERS for k in CUTOFFS}
+
+    def add(self, name: str, found: Ints, ranks: Ints) -> None:
+        self.ranks[name] += np.bincount(ranks, minlength=len(self.ranks[name]))
+        for k in CUTOFFS:
+            counts = np.bincount(found[:, :k].reshape(-1), minlength=len(self.ranks[name]))
+            counts[PADDING] = 0
+            self.items[name, k] += counts
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for (name, k), counts in [*(((name, RANKS), counts) for name, counts in self.ranks.items()), *self.items.items()]:
+            key = np.flatnonzero(counts)
+            columns = {"recommender": [name] * len(key), "cutoff": pa.array(np.full(len(key), k, np.int32))}
+            yield pa.RecordBatch.from_pydict(columns | {"key": pa.array(key), "count": pa.array(counts[key])})
+
+
+@lru_cache(maxsize=1)
+def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostClicked, MostClicked, ItemKnn]:
+    from recall_lib.retrieval.baselines import ItemKnn, MostClicked
+
+    items, folder = load_index(index).exact(), baselines.folder()
+    popular, recent = (MostClicked(np.load(folder / f"{name}.npy"), items.id_rank) for name in ("popular", "recent"))
+    return items, popular, recent, ItemKnn(folder, items.id_rank)
+
+
+def _last_clicks(rows: pa.RecordBatch) -> Ragged:
+    tokens = Ragged.from_arrow(rows.column("item_index"))
+    end = tokens.offsets[:-1] + Ragged.from_arrow(rows.column("target_position")).values
+    return tokens.slices(np.maximum(tokens.offsets[:-1], end - KNN_HISTORY), end)

@@ -1,0 +1,75 @@
+"""Related items: those that lie nearest, and those that the same users clicked (SPEC 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recall_lib.inference.shipping import Shipped, load_index
+from recall_lib.inference.top_n import scored_items
+from recall_lib.inference.vectors import blocks
+from recall_lib.runs import Ragged
+
+if TYPE_CHECKING:
+    from recall_lib.retrieval.index import ItemIndex
+
+Ints = npt.NDArray[np.int64]
+VECTORS, COVISITATION = "vectors", "covisitation"
+
+
+def related_by_vectors(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int) -> Iterator[pa.RecordBatch]:
+    """Rows item_index -> rows of schemas.RELATED: the n items of the largest cosine between vectors."""
+    items = _cosine_index(index)
+    for rows in blocks(batches):
+        own = rows.column("item_index").to_numpy().astype(np.int64)
+        itself = Ragged.of(own, np.ones(len(own), np.int64))
+        found, scores = items.search(items.vectors[own], n, itself)
+        yield _related(VECTORS, items.item_ids, own, found, scores)
+
+
+def related_by_covisits(
+    batches: Iterable[pa.RecordBatch], *, index: Shipped, users_of_item: Ints, n: int
+) -> Iterator[pa.RecordBatch]:
+    """Rows of COVISITS -> rows of schemas.RELATED: the n items of the largest cosine between binary user columns.
+
+    Args:
+        batches: counts of pairs.
+        index: names and ranks the items.
+        users_of_item: how many users clicked each item, int64 [items].
+        n: items wanted; fewer where fewer share a user.
+    """
+    items = load_index(index)
+    for rows in blocks(batches):
+        own = rows.column("item_index").to_numpy().astype(np.int64)
+        others, users = Ragged.from_arrow(rows.column("other")), Ragged.from_arrow(rows.column("users"))
+        found, scores = np.zeros((len(own), n), np.int64), np.zeros((len(own), n), np.float32)
+        for row, item in enumerate(own):
+            span = slice(others.offsets[row], others.offsets[row + 1])
+            other = others.values[span]
+            cosine = (users.values[span] / np.sqrt((users_of_item[item] * users_of_item[other]).astype(np.float64))).astype(
+                np.float32
+            )
+            best = np.lexsort((items.id_rank[other], -cosine))
+            best = best[other[best] != item][:n]
+            found[row, : len(best)], scores[row, : len(best)] = other[best], cosine[best]
+        yield _related(COVISITATION, items.item_ids, own, found, scores)
+
+
+@lru_cache(maxsize=1)
+def _cosine_index(index: Shipped) -> ItemIndex:
+    """The items' vectors at norm 1, so that the inner product is the cosine; once a Python worker."""
+    from recall_lib.retrieval import simple_lsh
+    from recall_lib.retrieval.index import ItemIndex
+
+    items = load_index(index)
+    return ItemIndex.build(simple_lsh.users(items.vectors), items.item_ids)
+
+
+def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: npt.NDArray[np.float32]) -> pa.RecordBatch:
+    columns = {"source": pa.array([source] * len(own)), "item_id": item_ids.take(pa.array(own))}
+    return pa.RecordBatch.from_pydict(columns | {"items": scored_items(found, scores, item_ids)})

@@ -1,0 +1,112 @@
+"""The recommenders that a model must beat, in NumPy: the most clicked items, and item-to-item cosine (SPEC 7).
+
+Both rank the whole catalogue, ties by item id bytes, and give an item list and the target's place in the full ranking.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from recall_lib.retrieval.index import candidates, contains
+from recall_lib.runs import Ragged
+from recall_lib.schemas import FIRST_INDEX, PADDING
+
+Ints = npt.NDArray[np.int64]
+
+
+class MostClicked:
+    """Everyone gets the items of the largest counts that they have not seen."""
+
+    def __init__(self, counts: Ints, id_rank: Ints) -> None:
+        """Clicks and rank of the id's bytes of each item index, int64 [n]."""
+        self.order = np.lexsort((id_rank[FIRST_INDEX:], -counts[FIRST_INDEX:])) + FIRST_INDEX
+        self.place = np.zeros(len(counts), np.int64)
+        self.place[self.order] = np.arange(len(self.order))
+
+    def search(self, n: int, seen: Ragged) -> Ints:
+        """The n best unseen items of each row, int64 [B, n], padded with 0; `seen` as in ItemIndex.search."""
+        first = self.order[: n + int(seen.lengths.max(initial=0))]
+        items = np.broadcast_to(first, (len(seen.lengths), len(first)))
+        left_out = contains(seen, items, len(self.place))
+        best = np.argsort(left_out, axis=1, kind="stable")[:, :n]
+        found = np.where(np.take_along_axis(left_out, best, 1), PADDING, np.take_along_axis(items, best, 1))
+        return np.pad(found, ((0, 0), (0, n - found.shape[1])))
+
+    def rank(self, targets: Ints, seen: Ragged) -> Ints:
+        """Place (from 1) of each row's target among all items but the seen ones, int64 [B]; 0 as in ItemIndex.rank."""
+        row = np.repeat(np.arange(len(targets)), seen.lengths)
+        ahead = self.place[seen.values] < self.place[targets][row]
+        rank = 1 + self.place[targets] - np.bincount(row[ahead], minlength=len(targets))
+        return np.where(candidates(targets, seen, len(self.place)), rank, 0)
+
+
+class ItemKnn:
+    """Items score the sum of their cosines with the clicks of a history, rounded once to float32."""
+
+    def __init__(self, folder: Path, id_rank: Ints) -> None:
+        """`folder`: what `save_cosines` wrote; `id_rank`: int64 [n]."""
+        self.starts, self.columns, self.cosines = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES)
+        self.id_rank = id_rank
+        self.item_of_rank = np.argsort(id_rank[FIRST_INDEX:]) + FIRST_INDEX
+
+    def search_and_rank(self, histories: Ragged, n: int, targets: Ints, seen: Ragged) -> tuple[Ints, Ints]:
+        """The n best unseen items of each row, int64 [B, n], padded with 0, and the target's place, int64 [B].
+
+        Args:
+            histories: item indexes, a row's clicks; those below 2 have no part.
+            n: items wanted.
+            targets: item indexes, int64 [B]; their places are 0 as in ItemIndex.rank.
+            seen: as in ItemIndex.search.
+        """
+        found, ranks = np.zeros((len(targets), n), np.int64), np.zeros(len(targets), np.int64)
+        for row, target in enumerate(targets):
+            scores = self._scores(histories.values[histories.offsets[row] : histories.offsets[row + 1]])
+            scores[self.id_rank[seen.values[seen.offsets[row] : seen.offsets[row + 1]]]] = -1
+            best = _largest(scores, n)
+            found[row, : len(best)] = self.item_of_rank[best]
+            place = self.id_rank[target]
+            if target >= FIRST_INDEX and scores[place] >= 0:
+                ranks[row] = 1 + (scores > scores[place]).sum() + (scores[:place] == scores[place]).sum()
+        return found, ranks
+
+    def _scores(self, history: Ints) -> npt.NDArray[np.float32]:
+        """In the order of the ids, so that among equals the first comes first."""
+        total = np.zeros(len(self.item_of_rank))
+        for item in history[history >= FIRST_INDEX]:
+            own = slice(self.starts[item], self.starts[item + 1])
+            total[self.columns[own]] += self.cosines[own]
+        return total.astype(np.float32)  # sums that differ by their order alone become equal
+
+
+_FILES = ("starts", "columns", "cosines")
+
+
+def save_cosines(covisits: sparse.csr_matrix, id_rank: Ints, folder: Path) -> None:
+    """Write the cosines of binary user-item columns as files that workers map into memory.
+
+    Args:
+        covisits: users who clicked both items, [n, n] by item index; the diagonal has those of each item.
+        id_rank: int64 [n].
+        folder: exists.
+    """
+    users = covisits.diagonal().astype(np.float64)
+    row = np.repeat(np.arange(len(users)), np.diff(covisits.indptr))
+    cosines = covisits.data / np.sqrt(users[row] * users[covisits.indices])
+    for name, values in zip(_FILES, (covisits.indptr, id_rank[covisits.indices].astype(np.int32), cosines), strict=True):
+        np.save(folder / f"{name}.npy", values)
+
+
+def _largest(scores: npt.NDArray[np.float32], n: int) -> Ints:
+    """Places of the n largest scores that are not negative, best first, the first place first among equals."""
+    n = min(n, len(scores))
+    if not n:
+        return np.zeros(0, np.int64)
+    least = np.partition(scores, len(scores) - n)[len(scores) - n]
+    above = np.flatnonzero(scores > least)
+    best = np.concatenate([above, np.flatnonzero(scores == least)[: n - len(above)]])
+    best = best[scores[best] >= 0]
+    return best[np.argsort(-scores[best], kind="stable")]

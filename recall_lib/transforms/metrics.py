@@ -1,0 +1,103 @@
+"""Counts of ranks and of recommended items -> metrics (SPEC 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import IntegerType, LongType, StringType, StructField, StructType
+
+CUTOFFS = (10, 50, 200)
+RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn")
+RANKS = 0  # in place of a cutoff: the row counts a rank
+# cutoff 0: `count` test users had their target at rank `key` of the whole catalogue (0: a miss); cutoff K: item index
+# `key` stood `count` times among the first K.
+TALLY = StructType(
+    [
+        StructField("recommender", StringType()),
+        StructField("cutoff", IntegerType()),
+        StructField("key", LongType()),
+        StructField("count", LongType()),
+    ]
+)
+
+
+def add_up(tallies: DataFrame) -> DataFrame:
+    """TALLY with one row a (recommender, cutoff, key)."""
+    return tallies.groupBy("recommender", "cutoff", "key").agg(F.sum("count").alias("count"))
+
+
+def rank_counts(tally: DataFrame) -> dict[str, dict[int, int]]:
+    """{recommender: {rank: users}}, at most as many entries as there are items."""
+    counts: dict[str, dict[int, int]] = {}
+    for row in tally.where(F.col("cutoff") == RANKS).collect():
+        counts.setdefault(row["recommender"], {})[row["key"]] = row["count"]
+    return counts
+
+
+def list_counts(tally: DataFrame, items: DataFrame) -> dict[tuple[str, int], tuple[int, int, int]]:
+    """{(recommender, K): (distinct items, items, their training counts summed)} over all first K.
+
+    Args:
+        tally: summed.
+        items: item_index and count, its training clicks.
+    """
+    named = (
+        tally.where(F.col("cutoff") != RANKS)
+        .withColumnRenamed("count", "times")
+        .join(items, tally["key"] == items["item_index"])
+    )
+    sums = named.groupBy("recommender", "cutoff").agg(F.count(F.lit(1)), F.sum("times"), F.sum(F.col("times") * F.col("count")))
+    return {(name, k): (distinct, times, clicks) for name, k, distinct, times, clicks in sums.collect()}
+
+
+def summarise(ranks: Mapping[int, int], lists: Mapping[int, tuple[int, int, int]], items: int) -> dict[str, float | None]:
+    """The metrics of one recommender; null where there is nothing to average.
+
+    A user has one target, so that recall@K is hr@K; ndcg@K is 1 / log2(1 + rank) within K; mrr sees the whole ranking.
+
+    Args:
+        ranks: {rank: users}, 0 for a miss.
+        lists: {K: what `list_counts` gives}.
+        items: of the catalogue.
+    """
+    users = sum(ranks.values())
+    metrics: dict[str, float | None] = {}
+    for k in CUTOFFS:
+        hits = {rank: n for rank, n in ranks.items() if 1 <= rank <= k}
+        distinct, times, clicks = lists.get(k, (0, 0, 0))
+        metrics[f"hr@{k}"] = metrics[f"recall@{k}"] = _ratio(sum(hits.values()), users)
+        metrics[f"ndcg@{k}"] = _ratio(math.fsum(n / math.log2(1 + rank) for rank, n in hits.items()), users)
+        metrics[f"coverage@{k}"] = _ratio(distinct, items)
+        metrics[f"popularity@{k}"] = _ratio(clicks, times)
+    metrics["mrr"] = _ratio(math.fsum(n / rank for rank, n in ranks.items() if rank), users)
+    return metrics
+
+
+def _ratio(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def repeated_users(firsts: DataFrame, events: DataFrame) -> DataFrame:
+    """user_id of those whose first click of the day is on an item that they had clicked before."""
+    return firsts.join(events.select("user_id", "item_id").distinct(), ["user_id", "item_id"], "left_semi").select("user_id")
+
+
+def report(head: Mapping[str, Any], tally: DataFrame, items: DataFrame, size: int) -> dict[str, Any]:
+    """`head` with the number of scored users and a block a recommender.
+
+    Args:
+        head: protocol, status, users_new, users_repeat.
+        tally: summed.
+        items: item_index and count.
+        size: items of the catalogue.
+    """
+    ranks, lists = rank_counts(tally), list_counts(tally, items)
+    blocks = {
+        name: summarise(ranks.get(name, {}), {k: lists[name, k] for k in CUTOFFS if (name, k) in lists}, size)
+        for name in RECOMMENDERS
+    }
+    return {**head, "users": sum(ranks.get(RECOMMENDERS[0], {}).values()), **blocks}
