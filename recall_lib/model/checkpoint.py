@@ -65,11 +65,6 @@ def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
     return model.eval(), meta
 
 
-def samples_of(meta: dict[str, Any]) -> Samples:
-    """How the histories of a loaded model are cut."""
-    return Samples(**meta["samples"])
-
-
 def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
     """Tensors and JSON facts as the bytes of one safetensors file, e.g. the state of a training run."""
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

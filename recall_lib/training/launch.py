@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,18 +70,16 @@ def _end(processes: list[subprocess.Popen]) -> None:
 
 def _failure(work: Path, processes: list[subprocess.Popen]) -> RecallError:
     """The error of the rank that failed first: the others only lost their connection to it."""
-    time.sleep(0.2)
+    time.sleep(0.5)  # for the error of a rank whose loss another one noticed before us
+    # A killed rank left no error, and is the cause whatever the others say; those that lost it may abort.
+    killed = sorted((p.poll() == -signal.SIGABRT, rank) for rank, p in enumerate(processes) if (p.poll() or 0) < 0)
     errors = sorted(work.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
-    # A rank that was killed left no error; it is the cause, whatever the others noticed.
-    killed = [rank for rank, process in enumerate(processes) if (process.returncode or 0) < 0]
     if killed or not errors:
-        rank = killed[0] if killed else next(rank for rank, p in enumerate(processes) if p.returncode)
+        rank = killed[0][1] if killed else next(rank for rank, p in enumerate(processes) if p.returncode)
         log = work / f"{rank}.log"
         tail = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-        words = " | ".join(line for line in tail if line.strip())
-        return RecallError(
-            f"rank {rank} ended with code {processes[rank].returncode}: {words or 'no last words'}; run it again to resume"
-        )
+        words = " | ".join(line for line in tail if line.strip()) or "no last words"
+        return RecallError(f"rank {rank} ended with code {processes[rank].returncode}: {words}; run it again to resume")
     error = json.loads(errors[0].read_text(encoding="utf-8"))
     return (DataRefused if error["refused"] else RecallError)(error["message"])
 

@@ -35,6 +35,7 @@ def evaluate(
     model.eval()
     items = model.item_vectors()
     chunk = max(1, _SCORES_IN_MEMORY // len(items))
+    samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
     sums = np.zeros(3)
     for runs, seen in read_runs(urls, features, samples, seen=True):
         for start in range(0, len(runs), chunk):

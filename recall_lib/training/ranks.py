@@ -14,9 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# A rank that waits this long for another ends the run; it is taken up again from its checkpoint.
-STALL_SECONDS = "300"
-_ENVIRONMENT = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": STALL_SECONDS}
+# Seconds. A rank that waits longer for another, at the start or in a step, ends the run; its checkpoint is taken up again.
+_ENVIRONMENT = {
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
+    "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
+    "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "300",
+}
 
 
 class Ranks(Protocol):
@@ -76,13 +79,11 @@ class Horovod:
 
     def broadcast(self, data: bytes) -> bytes:
         """As numbers: Horovod's own broadcast of objects would be unpickled."""
-        size = self._hvd.broadcast(torch.tensor([len(data)]), 0, name="size")
-        mine = (
-            torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            if self.rank == 0
-            else torch.zeros(int(size), dtype=torch.uint8)
-        )
-        return self._hvd.broadcast(mine, 0, name="data").numpy().tobytes() if int(size) else b""
+        size = int(self._hvd.broadcast(torch.tensor([len(data)]), 0, name="size"))
+        if not size:
+            return b""
+        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(size, dtype=torch.uint8)
+        return self._hvd.broadcast(mine, 0, name="data").numpy().tobytes()
 
 
 @contextmanager

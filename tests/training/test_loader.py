@@ -1,0 +1,132 @@
+import pickle
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from petastorm import make_batch_reader
+
+from recall_lib.config import Samples
+from recall_lib.errors import DataRefused
+from recall_lib.runs import Runs, Windows
+from recall_lib.training.loader import batches, join, prefetched, read_runs
+from recall_lib.training.shards import batch_sizes
+from recall_lib.training.spec import SampleFile
+from tests.training.synthetic import FEATURES, SAMPLES, sequences, write_runs
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[SampleFile]:
+    made = []
+    for number in range(3):
+        users = sequences(23, 9, ordered=False, seed=number)
+        users = [items[: 2 + i % 8] for i, items in enumerate(users)]  # of different lengths
+        made.append(write_runs(tmp_path / f"part-{number}.parquet", users, negatives=2, row_group_size=7))
+    return made
+
+
+WITH_NEGATIVES = Samples(window_size=4, negatives_per_positive=2)
+
+
+def epoch(files: list[SampleFile], steps: int = 10, *, row_groups: int = 2, seed: int = 1) -> list[Windows]:
+    sizes = batch_sizes(sum(file.targets for file in files), steps)
+    found = list(batches([f.url for f in files], sizes, FEATURES, WITH_NEGATIVES, row_groups=row_groups, seed=(seed, 0, 0)))
+    assert [len(windows.target) for windows in found] == sizes.tolist()
+    return found
+
+
+def as_rows(windows: Windows) -> list[str]:
+    rows = []
+    for i, length in enumerate(windows.length):
+        bags = {n: bag.values[bag.offsets[i] : bag.offsets[i + 1]].tolist() for n, bag in windows.bags.items()}
+        user = {name: int(ids[i]) for name, ids in windows.user.items()}
+        row = (windows.history[i, :length].tolist(), bags, user, float(windows.example_age[i]), int(windows.target[i]))
+        assert not windows.history[i, length:].any()
+        rows.append(repr((*row, windows.negatives[i].tolist())))
+    return rows
+
+
+def test_an_epoch_is_every_window_of_the_files_once(files: list[SampleFile]) -> None:
+    expected: Counter[str] = Counter()
+    for file in files:
+        runs = Runs.from_arrow(pq.read_table(file.url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+        expected.update(as_rows(runs.windows(np.arange(len(runs)))))
+    for row_groups in (1, 2, 100):
+        found = [row for windows in epoch(files, row_groups=row_groups) for row in as_rows(windows)]
+        assert Counter(found) == expected
+
+
+def test_the_seed_decides_the_order(files: list[SampleFile]) -> None:
+    def order(seed: int) -> list[str]:
+        return [row for windows in epoch(files, seed=seed) for row in as_rows(windows)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert sorted(order(1)) == sorted(order(2))
+
+
+def test_targets_of_a_user_are_spread(files: list[SampleFile]) -> None:
+    first = as_rows(epoch(files, row_groups=100)[0])
+    plain = Runs.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+    assert first != as_rows(plain.windows(np.arange(len(first))))
+
+
+def test_fewer_targets_than_planned_is_refused(files: list[SampleFile]) -> None:
+    sizes = batch_sizes(sum(file.targets for file in files) + 1, 5)
+    with pytest.raises(DataRefused, match="fewer targets"):
+        list(batches([f.url for f in files], sizes, FEATURES, SAMPLES, row_groups=2, seed=(1,)))
+
+
+def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
+    users = sequences(9, 5, ordered=True)
+    file = write_runs(tmp_path / "held.parquet", users, held_out=True, row_group_size=4)
+    position = 0
+    for runs, seen in read_runs([file.url], FEATURES, SAMPLES, seen=True):
+        assert seen is not None
+        for run in range(len(runs)):
+            assert seen.values[seen.offsets[run] : seen.offsets[run + 1]].tolist() == sorted(set(users[position][:-1]))
+            position += 1
+    assert position == 9
+
+
+def test_bytes_that_end_in_zero_survive(tmp_path: Path) -> None:
+    file = write_runs(tmp_path / "zeros.parquet", [[2, 3, 0]])
+    [windows] = list(batches([file.url], np.array([2]), FEATURES, SAMPLES, row_groups=1, seed=(1,)))
+    assert sorted(windows.target.tolist()) == [0, 3]
+
+
+def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
+    """A folder's _common_metadata may hold a pickled schema, which Petastorm loads; a list of files has none."""
+    file = write_runs(tmp_path / "part-0.parquet", sequences(5, 4, ordered=True))
+    schema = pq.read_schema(tmp_path / "part-0.parquet")
+    trapped = schema.with_metadata({b"dataset-toolkit.unischema.v1": pickle.dumps(Path("forbidden"))})
+    pq.write_metadata(trapped, tmp_path / "_common_metadata")
+    pq.write_table(pq.read_table(tmp_path / "part-0.parquet").cast(trapped), tmp_path / "part-0.parquet")
+    with pytest.raises(pickle.UnpicklingError):
+        make_batch_reader(f"file://{tmp_path}", reader_pool_type="dummy")
+    assert len(list(read_runs([file.url], FEATURES, SAMPLES))) == 1
+
+
+def test_joined_windows_are_padded_to_the_longest(files: list[SampleFile]) -> None:
+    runs = Runs.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+    whole = runs.windows(np.arange(len(runs)))
+    parts = [runs.windows(np.arange(i, min(i + 1, len(runs)))) for i in range(len(runs))]
+    joined = join(parts)
+    assert as_rows(joined) == as_rows(whole)
+    assert joined.history.shape == whole.history.shape
+
+
+def test_prefetching_keeps_order_and_errors_and_ends_early() -> None:
+    def items(fail: bool) -> Iterator[int]:
+        yield from range(20)
+        if fail:
+            raise DataRefused("broken")
+
+    assert list(prefetched(items(False), 3)) == list(range(20))
+    with pytest.raises(DataRefused, match="broken"):
+        list(prefetched(items(True), 3))
+    stream = prefetched(items(True), 3)
+    assert next(stream) == 0
+    stream.close()  # does not hang
