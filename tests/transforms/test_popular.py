@@ -1,0 +1,54 @@
+"""The hottest items against Counter."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from recall_lib import schemas
+from recall_lib.config import Features
+from recall_lib.transforms import popular as transform
+from recall_lib.transforms.holdout import tie_breaker
+
+DT = "2024-03-05"
+MIDNIGHT = datetime(2024, 3, 5, tzinfo=UTC)
+KNOWN = [f"i{item}" for item in range(12)] + ["ä", "Z"]
+
+
+def make_clicks(ordering, seed=0):
+    """(user, item, time or position); the last item is outside the vocabulary."""
+    rng = random.Random(seed)
+    moments = [MIDNIGHT - timedelta(seconds=rng.randrange(1, 9_000)) for _ in range(300)]
+    moments += [MIDNIGHT - timedelta(hours=1), MIDNIGHT - timedelta(hours=1, microseconds=1)]  # the first is the window's edge
+    clicks = []
+    for n, moment in enumerate(moments):
+        clicks.append((f"u{rng.randrange(12)}", rng.choice([*KNOWN, "unknown"]), moment if ordering == "time" else n // 2))
+    return clicks
+
+
+@pytest.mark.parametrize("ordering", ["time", "position"])
+def test_hottest_overall_and_of_late(spark, ordering):
+    clicks = make_clicks(ordering)
+    by_time = ordering == "time"
+    rows = [(user, item, clock if by_time else None, None if by_time else clock, None) for user, item, clock in clicks]
+    frame = tie_breaker(spark.createDataFrame(rows, schemas.events(Features())).repartition(3))
+    items = spark.createDataFrame(list(enumerate(KNOWN, 2)), "item_index int, item_id string")
+    if by_time:
+        late = [item for _, item, clock in clicks if clock >= MIDNIGHT - timedelta(hours=1)]
+    else:
+        own = {user: sorted((clock, item.encode(), item) for u, item, clock in clicks if u == user) for user, *_ in clicks}
+        late = [item for clicked in own.values() for *_, item in clicked[-10:]]
+    recent = transform.recent_clicks(frame, DT, ordering, 1.0)
+    for window, log, expected in (
+        (transform.ALL, frame, [item for _, item, _ in clicks]),
+        (transform.RECENT, recent, late),
+    ):
+        counts = Counter(item for item in expected if item in KNOWN)
+        best = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0].encode()))
+        for n in (5, 100):
+            table = transform.hottest(transform.count_items(log, items), window, n)
+            found = schemas.enforce(table, schemas.POPULAR, "popular").orderBy("rank").collect()
+            assert [(row["item_id"], row["count"]) for row in found] == best[:n]
+            assert [(row["window"], row["rank"]) for row in found] == [(window, rank) for rank in range(1, len(found) + 1)]
+    assert any(item == "unknown" for item in late)
