@@ -10,14 +10,10 @@ import json
 import sys
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
-
 from recall_lib.errors import DataRefused
+from recall_lib.inference.item_counts import item_counts
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
-from recall_lib.schemas import ITEM_ID
 from recall_lib.training.launch import launch
 from recall_lib.training.shards import plan
 from recall_lib.training.spec import SampleFile, TrainSpec
@@ -41,7 +37,7 @@ def run(ctx: Context) -> None:
         training=config.training,
         seed=config.seed,
         sizes=vocab["sizes"],
-        counts=item_counts(tables, vocab).tolist(),
+        counts=item_counts(tables.files("vocab", ctx.dt)).tolist(),
         train=sample_files(tables, splits["train"]),
         validation=sample_files(tables, splits["validation"]),
         vocab=vocab["digest"],
@@ -66,17 +62,6 @@ def sample_files(tables: Tables, manifest: dict[str, Any]) -> list[SampleFile]:
     folder = tables.folder("samples", manifest["dt"], split=manifest["split"])
     files = [(file["name"], file["values"].get("target_position", 0)) for file in manifest["files"]]
     return [SampleFile(url=tables.uri(f"{folder}/{name}"), targets=targets) for name, targets in files]
-
-
-def item_counts(tables: Tables, vocab: dict[str, Any]) -> npt.NDArray[np.int64]:
-    """Training clicks of each item id, [ids]: what negatives are drawn by."""
-    counts = np.zeros(vocab["sizes"][ITEM_ID], np.int64)
-    folder = tables.folder("vocab", vocab["dt"])
-    for file in vocab["files"]:
-        with tables.fs.open(f"{folder}/{file['name']}", "rb") as source:
-            rows = pq.read_table(source, columns=["index", "count"], filters=[("feature", "==", ITEM_ID)])
-        counts[rows["index"].to_numpy()] = rows["count"].to_numpy()
-    return counts
 
 
 def point_to_latest(tables: Tables, dt: str, version: str) -> None:

@@ -1,0 +1,78 @@
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import jobs.train
+from recall_lib.config import Config, ItemId
+from recall_lib.errors import DataRefused
+from recall_lib.io.tables import Tables
+from recall_lib.job import Context
+from recall_lib.model import checkpoint
+from recall_lib.training.loader import read_runs
+
+CLICKED, DAY = "2024-03-03", "2024-03-04"
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config], write_log: Callable[[str, list[str]], Path]) -> Config:
+    """Users who click the items in a ring."""
+    start = int(datetime.fromisoformat(CLICKED).replace(tzinfo=UTC).timestamp())
+    lines = [f"u{u},i{(u + step) % 9},{start + 60 * step + u},1,c{u % 2}" for u in range(12) for step in range(6)]
+    write_log("clicks/log.csv", ["user_id,article_id,expo_time,click,city", *lines])
+    return make_config(
+        features={"item_id": {"min_count": 1, "dim": 4}, "user": [{"name": "city", "min_count": 1, "dim": 2}]},
+        samples={"window_size": 3},
+        evaluation={"protocol": "last_click"},
+        model={"tower": [8, 4], "encoder": "lstm"},
+        training={"loss": "full_softmax", "batch_size": 16, "epochs": 2},
+    )
+
+
+def root(config: Config) -> Path:
+    return Path(config.paths.root)
+
+
+def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., Context]) -> None:
+    ctx = run_jobs(config, CLICKED, "events")
+    ctx = run_jobs(config, DAY, "vocab", "samples", "train")
+    # The targets that the steps are planned from are those of the files.
+    for split in ("train", "validation"):
+        for file in jobs.train.sample_files(ctx.tables, ctx.tables.manifest("samples", DAY, split=split)):
+            blocks = [runs for runs, _ in read_runs([file.url], config.features, config.samples, seen=split != "train")]
+            assert sum(map(len, blocks)) == file.targets
+    manifest = ctx.tables.manifest("models", DAY)
+    model, meta = checkpoint.load(ctx.tables.folder("models", DAY))
+    assert manifest["version"] == meta["version"]
+    assert manifest["inputs"]["vocab"] == meta["vocab"] == ctx.tables.manifest("vocab", DAY)["digest"]
+    assert len(model.item_vectors()) == meta["sizes"]["item_id"] == 2 + 9
+    names = {file["name"] for file in manifest["files"]}
+    assert names >= {"model.safetensors", "model.json", "log.jsonl"}
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not list((root(config) / "_checkpoints").glob("*"))
+    assert json.loads((root(config) / "models" / "latest.json").read_text()) == {"dt": DAY, "version": meta["version"]}
+    # The same samples give the same model, another vocabulary none at all.
+    assert run_jobs(config, DAY, "train").tables.manifest("models", DAY)["version"] == meta["version"]
+    path = root(config) / "vocab" / f"dt={DAY}" / "_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
+    with pytest.raises(DataRefused, match="another vocabulary: run `recall samples"):
+        jobs.train.run(ctx)
+    assert ctx.tables.manifest("models", DAY)["version"] == meta["version"]
+
+
+def test_the_latest_model_moves_forward_only(config: Config) -> None:
+    tables = Tables(config)
+    root(config).joinpath("models").mkdir(parents=True)
+    for day, version, expected in [("2024-03-05", "a", "a"), ("2024-03-04", "b", "a"), ("2024-03-05", "c", "c")]:
+        jobs.train.point_to_latest(tables, day, version)
+        assert tables.read_json(f"{tables.root}/models/latest.json") == {"dt": "2024-03-05", "version": expected}
+
+
+def test_no_targets_are_refused(config: Config, run_jobs: Callable[..., Context]) -> None:
+    rare = config.model_copy(update={"features": config.features.model_copy(update={"item_id": ItemId(min_count=99, dim=4)})})
+    ctx = run_jobs(rare, CLICKED, "events")
+    with pytest.raises(DataRefused, match="no target"):
+        run_jobs(rare, DAY, "vocab", "samples", "train")
+    assert not ctx.tables.days("models")
