@@ -65,7 +65,7 @@ def _publish(ctx: Context, split: str, frame: DataFrame, inputs: dict[str, str],
     if split != TRAIN:
         frame = frame.repartition(ctx.config.spark.partitions, "user_id").sortWithinPartitions("user_id")
     manifest = ctx.tables.publish(frame, schema, "samples", ctx.dt, inputs=inputs, facts=facts, split=split)
-    targets = sum(file["values"]["target_position"] for file in manifest["files"])
+    targets = sum(file["values"].get("target_position", 0) for file in manifest["files"])
     ctx.say(f"{split}: {targets} targets in {manifest['rows']} runs")
 
 
