@@ -73,7 +73,8 @@ def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
         with tarfile.open(archive, "w") as tar:
-            tar.add(folder, arcname=".")
+            for path in folder.iterdir():  # not the folder as ".": Spark's unpacking refuses it
+                tar.add(path, arcname=path.name)
         context.addArchive(str(archive))
     return Shipped(archive.name, digest, archive=True)
 
