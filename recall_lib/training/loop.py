@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 from torch import Tensor
 
 from recall_lib.config import Training
-from recall_lib.errors import DataRefused
+from recall_lib.errors import DataRefused, RecallError
 from recall_lib.model import checkpoint
 from recall_lib.model.batch import Batch
 from recall_lib.model.losses import Loss
@@ -234,4 +234,6 @@ class Run:
 def _device(choice: str, rank: int) -> torch.device:
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
+    if not torch.cuda.is_available():
+        raise RecallError("training.device is cuda, but PyTorch sees no GPU: set it to auto or cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recall_lib.config import Samples, Training
-from recall_lib.errors import DataRefused
+from recall_lib.errors import DataRefused, RecallError
 from recall_lib.model import checkpoint
 from recall_lib.training.loop import Run, learning_rate, train
 from recall_lib.training.ranks import Alone
@@ -160,6 +160,12 @@ def test_max_steps_and_no_validation(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataRefused, match="learning_rate"):
         run(tmp_path / "out", log_of(tmp_path, ordered=True), training={"learning_rate": 1e30})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RecallError, match=r"training\.device"):
+        run(tmp_path / "out", log_of(tmp_path, ordered=True), training={"device": "cuda"})
 
 
 def test_learning_rates() -> None:
