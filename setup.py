@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["jobs", "recall_lib", "recall_lib.*"]),
-    package_data={"recall_lib.report": ["*.html.j2"]},
+    package_data={"recall_lib": ["log4j2.properties"], "recall_lib.report": ["*.html.j2"]},
     entry_points={"console_scripts": ["recall=recall_lib.cli:main"]},
     install_requires=[
         "pyspark>=3.5,<4.1",

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 
@@ -23,13 +24,14 @@ _CONF = {
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.ui.showConsoleProgress": "false",
 }
+_LOGGING = Path(__file__).with_name("log4j2.properties")
 # Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
 _LOCAL_CONF = {
     "spark.ui.enabled": "false",
     "spark.driver.memory": "3g",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+    "spark.driver.extraJavaOptions": f"-Duser.timezone=UTC -Dlog4j2.configurationFile={_LOGGING}",
 }
 
 
@@ -55,18 +57,17 @@ def find_java() -> None:
 
 def start(settings: Spark, app_name: str) -> SparkSession:
     """The running session or a new one."""
+    submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
     find_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("TZ", "UTC")
+    if not submitted:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.appName(app_name)
     conf = dict(_CONF, **{"spark.sql.shuffle.partitions": str(settings.partitions)})
-    submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
         conf = _LOCAL_CONF | conf | {"spark.master": settings.master or "local[*]"}
     elif settings.master:
         conf["spark.master"] = settings.master
     for key, value in (conf | settings.conf).items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+    return builder.getOrCreate()
