@@ -45,7 +45,8 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     """The facts of one day, as `render` takes them; what is not published yet is left out.
 
     Returns:
-        {"dt", "account": {fate: rows} of the newest ingestion, "events": clicks per day {day: rows},
+        {"dt", "account": {fate: rows} of the newest ingestion, "account_days": the days it was for,
+        "events": clicks per day {day: rows},
         "stages": [{"name", "bytes", "seconds", "facts": {name: value}}], "training": records of the training log,
         "metrics": metrics.json or {}, "config", "versions"}
     """
@@ -57,6 +58,7 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     return {
         "dt": dt,
         "account": newest.get("log", {}),
+        "account_days": [day for day, manifest in manifests.items() if manifest["run_id"] == newest["run_id"]],
         "events": {day: manifest["rows"] for day, manifest in manifests.items()},
         "stages": [_stage(tables, dt, name, keys) for name, keys in found],
         "training": _training_log(tables, dt),

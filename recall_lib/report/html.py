@@ -44,7 +44,8 @@ def funnel(facts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     counts: list[tuple[str, int]] = []
     account = facts["account"]
     if account:
-        counts.append(("rows (lines) in the log", account["in"]))
+        first, last = facts["account_days"][0], facts["account_days"][-1]
+        counts.append((f"rows (lines) of the log, read for {first if first == last else f'{first} to {last}'}", account["in"]))
         counts += [(f"- {fate.replace('_', ' ')}", n) for fate, n in account.items() if fate not in ("in", "kept")]
         counts.append(("= kept", account["kept"]))
     before = facts["events"] if facts["config"]["input"]["ordering"] == "position" else _before(facts["events"], facts["dt"])

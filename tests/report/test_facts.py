@@ -29,6 +29,7 @@ def test_collect_tells_what_is_published_and_leaves_out_the_rest(tmp_path):
     facts = collect(tables, DT)
     assert facts["events"] == {"2024-03-08": 5, DT: 7}
     assert facts["account"] == {"in": 30, "kept": 21}
+    assert facts["account_days"] == ["2024-03-08", DT]
     assert [stage["name"] for stage in facts["stages"]] == ["vocab", "models", "metrics"]
     assert facts["stages"][0]["facts"] == {"rows": 3, "sizes city": 8}
     assert facts["training"] == [{"step": 1, "epoch": 1, "loss": 2.5}]

@@ -15,6 +15,7 @@ def facts(**changes):
     return {
         "dt": "2024-03-09",
         "account": {"in": 1200, "kept": 800, "duplicate": 10, "not_clicked": 380, "not_in_window": 0, "rejected_time": 10},
+        "account_days": ["2024-03-07", "2024-03-08"],
         "events": {"2024-03-07": 300, "2024-03-08": 400, "2024-03-09": 100},
         "stages": [
             {"name": "samples train", "bytes": 10, "seconds": 1.5, "facts": {"rows": 60, "targets": 640}},
@@ -33,7 +34,7 @@ def facts(**changes):
 
 def test_funnel_counts_from_the_log_to_the_table():
     counts = {what: n for what, n, _ in funnel(facts())}
-    assert counts["rows (lines) in the log"] == 1200
+    assert counts["rows (lines) of the log, read for 2024-03-07 to 2024-03-08"] == 1200
     assert counts["= kept"] == 1200 - sum(n for what, n in counts.items() if what.startswith("- "))
     assert counts["clicks the day's tables are made from"] == 700  # the day itself is not among them
     assert counts["targets, train"] == 640
