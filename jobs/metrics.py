@@ -11,25 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.samples import publish_test_of_day
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
+from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference import fingerprints
-from recall_lib.inference.covisits import as_matrix, count_covisits
+from recall_lib.inference.baselines import save_baselines
 from recall_lib.inference.evaluate import evaluate
 from recall_lib.inference.item_counts import item_counts
 from recall_lib.inference.shipping import ship_folder, ship_published
 from recall_lib.job import Context, main
-from recall_lib.retrieval.baselines import save_cosines
 from recall_lib.retrieval.index import read_id_ranks
 from recall_lib.transforms import metrics as transform
-from recall_lib.transforms import popular, related
 from recall_lib.transforms.holdout import TEST, TRAIN, assign_splits, tie_breaker
+from recall_lib.transforms.popular import recent_clicks
 from recall_lib.transforms.samples import first_clicks
 from recall_lib.transforms.vocab import known_items
 
@@ -45,12 +43,15 @@ def run(ctx: Context) -> None:
     test, head, inputs = read_test(ctx)
     model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
     with tempfile.TemporaryDirectory() as folder:
-        save_baselines(ctx, Path(folder), read_id_ranks(index.folder()))
+        clicks, items = training_clicks(ctx), known_items(ctx.vocab()[0])
+        recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
+        popular = item_counts(tables.files("vocab", ctx.dt))
+        save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
         baselines = ship_folder(ctx.spark, Path(folder), f"baselines-{tables.run_id}")
         score = partial(evaluate, model=model, index=index, baselines=baselines, filter_seen=ctx.config.top_n.filter_seen)
         tally = transform.add_up(test.mapInArrow(score, transform.TALLY)).persist()
-        vocab = ctx.vocab()[0].where(F.col("feature") == schemas.ITEM_ID).withColumnRenamed("index", "item_index")
-        size = tables.manifest("vocab", ctx.dt)["sizes"][schemas.ITEM_ID] - schemas.FIRST_INDEX
+        vocab = ctx.vocab()[0].where(F.col("feature") == ITEM_ID).withColumnRenamed("index", "item_index")
+        size = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID] - FIRST_INDEX
         report = transform.report(head, tally, vocab.select("item_index", "count"), size)
         tally.unpersist()
     _publish(ctx, report, inputs | {"models": model.digest, "index": index.digest})
@@ -87,29 +88,12 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     return test, head, made_from | {"samples": manifest["digest"]}
 
 
-def save_baselines(ctx: Context, folder: Path, id_rank: npt.NDArray[np.int64]) -> None:
-    """Write what the baselines rank by: clicks of each item, overall and recent, and the items' cosines.
-
-    They know what training may know: with protocol `last_click` not the held-out clicks, with `day` all before dt.
-    """
-    config = ctx.config
+def training_clicks(ctx: Context) -> DataFrame:
+    """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
     events, _ = ctx.history()
-    items = known_items(ctx.vocab()[0])
-    if config.evaluation.protocol == "last_click":
-        clicks = assign_splits(events, "last_click", config.seed).where(F.col("split") == TRAIN)
-    else:
-        clicks = tie_breaker(events)
-    recent = popular.recent_clicks(clicks, ctx.dt, config.input.ordering, config.evaluation.recent_hours)
-    counted = popular.count_items(recent, items).toPandas()
-    of_late = np.zeros(len(id_rank), np.int64)
-    of_late[counted["item_index"]] = counted["count"]
-    np.save(folder / "recent.npy", of_late)
-    np.save(folder / "popular.npy", item_counts(ctx.tables.files("vocab", ctx.dt)))
-    users = related.items_of_users(clicks.join(items, "item_id"))
-    blocks = config.spark.partitions
-    count = partial(count_covisits, items=len(id_rank), blocks=blocks)
-    pairs = related.spread_by_item(users, blocks).mapInArrow(count, related.COVISITS)
-    save_cosines(as_matrix(pairs.toPandas(), len(id_rank)), id_rank, folder)
+    if ctx.config.evaluation.protocol == "day":
+        return tie_breaker(events)
+    return assign_splits(events, "last_click", ctx.config.seed).where(F.col("split") == TRAIN)
 
 
 def _publish(ctx: Context, report: Mapping[str, Any], inputs: dict[str, str]) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.runs import Ragged
-from recall_lib.schemas import FIRST_INDEX, PADDING
 from recall_lib.transforms.metrics import CUTOFFS, RANKS, RECOMMENDERS
 
 if TYPE_CHECKING:

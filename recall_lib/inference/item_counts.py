@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
-from recall_lib.schemas import FIRST_INDEX, ITEM_ID
+from recall_lib.ids import FIRST_INDEX, ITEM_ID
 
 
 @cache

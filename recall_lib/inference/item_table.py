@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
-from recall_lib.schemas import FIRST_INDEX
+from recall_lib.ids import FIRST_INDEX
 
 
 def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:

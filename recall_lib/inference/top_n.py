@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recall_lib.ids import PADDING, UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows, user_id_alone
 from recall_lib.runs import Ragged
-from recall_lib.schemas import PADDING, UNKNOWN
 
 
 @dataclass(frozen=True)

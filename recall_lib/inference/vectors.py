@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
+from recall_lib.ids import UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.runs import Ragged, Runs, Windows
-from recall_lib.schemas import UNKNOWN
 
 _BLOCK = 1024  # rows inferred at once: bounds a worker's memory whatever Spark's batch size is
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.retrieval.index import candidates, contains
 from recall_lib.runs import Ragged
-from recall_lib.schemas import FIRST_INDEX, PADDING
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,7 +49,9 @@ class ItemKnn:
 
     def __init__(self, folder: Path, id_rank: Ints) -> None:
         """`folder`: what `save_cosines` wrote; `id_rank`: int64 [n]."""
-        self.starts, self.columns, self.cosines = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES)
+        self.starts, self.columns, self.cosines = (
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES
+        )
         self.id_rank = id_rank
         self.item_of_rank = np.argsort(id_rank[FIRST_INDEX:]) + FIRST_INDEX
 

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recall_lib.errors import DataRefused, UsageError
+from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.runs import Ragged
-from recall_lib.schemas import FIRST_INDEX, PADDING
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
