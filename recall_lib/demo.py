@@ -18,11 +18,12 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas, simulator
-from recall_lib.config import Config, load_config, parse_day
+from recall_lib.config import Config, Input, load_config, parse_day
 from recall_lib.errors import UsageError
 from recall_lib.io import raw
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, guarded
+from recall_lib.transforms.metrics import RECOMMENDERS
 
 ROOT = "build/demo"
 CONFIG = "conf/demo.yaml"
@@ -31,7 +32,6 @@ DAY = (date.fromisoformat(simulator.FIRST_DAY) + timedelta(days=simulator.DAYS -
 SHOWN_USERS, SHOWN_ITEMS, LEAST_CLICKS = 3, 10, 5
 _COLUMN = 46  # characters
 _METRICS = ("hr@10", "hr@50", "hr@200", "ndcg@10", "mrr", "coverage@10")
-_WAYS = ("model", "popular", "recent_popular", "item_knn")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,11 +59,21 @@ def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequenc
         simulator.write_rows(simulated, Path(log))
         simulator.write_sessions(simulated, Path(log) / "sessions.txt")
         ctx.say(f"simulated a log of {len(simulated.user)} clicks and impressions in {log}")
+    require_input(ctx.config.input)
     move_aside(ctx.config)
     from jobs import pipeline  # brings in Spark and PyTorch: only once the arguments are known to be good
 
     pipeline.run(ctx)
     print("\n" + "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)]))
+
+
+def require_input(settings: Input) -> None:
+    """Raise NoInput if a file of the log is missing: before other tables make way for it."""
+    if settings.file_format == "table" and settings.format == "rows":
+        return  # a catalog's: only Spark can tell
+    items = settings.items if settings.format == "rows" else None
+    for path in filter(None, (settings.clicks, items, settings.users)):
+        raw.input_files(settings, path)
 
 
 def move_aside(config: Config) -> None:
@@ -133,16 +143,21 @@ def _metrics(ctx: Context) -> list[str]:
 
 
 def metrics_lines(metrics: Mapping[str, Any], dt: str) -> list[str]:
-    """The table of metrics.json, a way of recommending a line."""
-    ways = [way for way in _WAYS if way in metrics]
-    if not ways:
+    """The table of metrics.json, a recommender a line."""
+    if metrics["status"] == "pending":
         return [
-            f"{dt} is not scored yet ({metrics['status']}): the log holds no later click; run `recall metrics` when it does",
+            f"{dt} is not scored yet (pending): the log holds no later click; run `recall metrics` when it does",
             "",
         ]
+    if not metrics["users"]:
+        new, repeat = metrics["users_new"], metrics["users_repeat"]
+        return [f"{dt} has no user to score: {new} without history, {repeat} who came back to a seen item", ""]
     lines = [f"{metrics['users']} users scored over the whole catalogue, protocol {metrics['protocol']}, {metrics['status']}"]
     lines.append(f"{'':<16}" + "".join(f"{name:>13}" for name in _METRICS))
-    lines += [f"{way:<16}" + "".join(f"{metrics[way][name]:>13.4f}" for name in _METRICS) for way in ways]
+    for name in RECOMMENDERS:
+        if name in metrics:
+            figures = (metrics[name][metric] for metric in _METRICS)
+            lines.append(f"{name:<16}" + "".join(f"{'–' if figure is None else f'{figure:.4f}':>13}" for figure in figures))
     return [*lines, ""]
 
 

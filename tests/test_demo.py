@@ -1,8 +1,10 @@
 import pytest
 
 from recall_lib import demo
-from recall_lib.config import Config
+from recall_lib.config import Config, Input
+from recall_lib.errors import NoInput
 from recall_lib.io.tables import Tables
+from recall_lib.transforms.metrics import RECOMMENDERS, summarise
 
 
 def config(root, **features):
@@ -24,10 +26,18 @@ def test_metrics_are_a_table():
     lines = demo.metrics_lines(metrics, "2024-03-09")
     assert lines[2].split() == ["model", "0.5000", *["0.2500"] * 5]
     assert lines[3].split()[0] == "item_knn"
+    lines = demo.metrics_lines(metrics | {"popular": way | {"coverage@10": None}}, "2024-03-09")
+    assert lines[3].split() == ["popular", *["0.2500"] * 5, "–"]
 
 
 def test_a_day_not_scored_says_so():
     assert "not scored yet" in demo.metrics_lines({"protocol": "day", "status": "pending", "users": 0}, "2024-03-09")[0]
+
+
+def test_a_day_without_users_says_so():
+    head = {"protocol": "day", "status": "final", "users_new": 3, "users_repeat": 2, "users": 0}
+    lines = demo.metrics_lines(head | {name: summarise({}, {}, 5) for name in RECOMMENDERS}, "2024-03-09")
+    assert lines == ["2024-03-09 has no user to score: 3 without history, 2 who came back to a seen item", ""]
 
 
 def test_own_log_needs_a_day(capsys):
@@ -38,6 +48,26 @@ def test_own_log_needs_a_day(capsys):
 def test_bad_config_is_said_before_anything_runs(capsys):
     assert demo.main(["--config", "no/such.yaml"]) == 2
     assert "no/such.yaml" in capsys.readouterr().err
+
+
+def test_a_missing_log_leaves_the_tables_where_they_are(tmp_path, capsys):
+    root = tmp_path / "demo"
+    with Tables(config(root)).publish_files("events", "2024-03-01") as folder:
+        (folder / "x").write_text("x")
+    root_is_here = f"paths.root={root}"
+    assert demo.main(["--input", str(tmp_path / "mistyped"), "--dt", "2024-03-02", "--set", root_is_here]) == NoInput.exit_code
+    assert "no file matches" in capsys.readouterr().err
+    assert (root / "events" / "dt=2024-03-01").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_only_what_will_be_read_is_required(tmp_path):
+    (tmp_path / "clicks.csv").write_text("user_id\n")
+    settings = {"path": str(tmp_path), "clicks": "clicks.csv", "items": "items.csv"}
+    with pytest.raises(NoInput, match=r"items\.csv"):
+        demo.require_input(Input.model_validate(settings))
+    demo.require_input(Input.model_validate(settings | {"format": "sessions", "ordering": "position"}))
+    demo.require_input(Input.model_validate({"file_format": "table", "clicks": "db.clicks"}))
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -34,7 +34,7 @@ def read_lines(spark: SparkSession, settings: Input) -> DataFrame:
     Raises:
         NoInput: no file matches.
     """
-    files = _files(settings, settings.clicks)
+    files = input_files(settings, settings.clicks)
     lines = spark.read.text(files)
     return lines.select(_source_file().alias(SOURCE), F.col("value").alias(RAW))
 
@@ -54,7 +54,7 @@ def read_rows(spark: SparkSession, settings: Input, path: str) -> DataFrame:
         except AnalysisException:
             raise NoInput(f"there is no table {path}: check input.clicks and input.items") from None
         return _with_origin(frame, F.lit(path), F.lit(False))
-    files = _files(settings, path)
+    files = input_files(settings, path)
     kind = settings.file_format or _format_of(files)
     if kind not in ("csv", "json"):
         frame = spark.read.options(**settings.options).format(kind).load(files)
@@ -88,8 +88,12 @@ def _source_file() -> Any:
     return F.element_at(F.split(F.input_file_name(), "/"), -1)
 
 
-def _files(settings: Input, path: str) -> list[str]:
-    """Every file below input.path that the file, folder or glob names; hidden files and empty folders are none."""
+def input_files(settings: Input, path: str) -> list[str]:
+    """Every file below input.path that the file, folder or glob names; hidden files and empty folders are none.
+
+    Raises:
+        NoInput: no file matches.
+    """
     joined = path if "://" in path or path.startswith("/") else f"{settings.path.rstrip('/')}/{path}"
     fs, pattern = url_to_fs(joined)
     if fs.isdir(pattern):

@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WAYS = ("model", "popular", "recent_popular", "item_knn")
-_COLOURS = dict(zip(WAYS, ("#1f5fa8", "#b8b8b8", "#8f8f8f", "#d99a3a"), strict=True))
-_CUTOFFS = (10, 50, 200)
+from recall_lib.transforms.metrics import CUTOFFS, RECOMMENDERS
+
+_COLOURS = dict(zip(RECOMMENDERS, ("#1f5fa8", "#b8b8b8", "#8f8f8f", "#d99a3a"), strict=True))
 _MEASURES = ("hr", "recall", "ndcg", "coverage", "popularity")
 
 
@@ -32,7 +32,7 @@ def render(facts: Mapping[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(
         **facts,
         funnel=funnel(facts),
-        ways=[way for way in WAYS if way in facts["metrics"]],
+        recommenders=scored(facts["metrics"]),
         measures=measures(facts["metrics"]),
         loss_picture=loss_picture(facts["training"]),
         metrics_picture=metrics_picture(facts["metrics"]),
@@ -63,18 +63,27 @@ def _before(events: Mapping[str, int], dt: str) -> dict[str, int]:
     return {day: rows for day, rows in events.items() if day < dt}
 
 
-def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float, bool]]]]:
-    """Every metric with, for each way of recommending, its value and whether it is the best; popularity has no best."""
-    ways = [metrics[way] for way in WAYS if way in metrics]
+def scored(metrics: Mapping[str, Any]) -> list[str]:
+    """The recommenders that metrics.json has figures of; none while the day is pending or had no user to score."""
+    return [name for name in RECOMMENDERS if name in metrics] if metrics.get("users") else []
+
+
+def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, bool]]]]:
+    """Every metric with, for each recommender, its value and whether it is the best; popularity and None are never it."""
+    blocks = [metrics[name] for name in RECOMMENDERS if name in metrics]
     table = []
-    for name in [f"{measure}@{k}" for measure in _MEASURES for k in _CUTOFFS] + ["mrr"]:
-        values = [way[name] for way in ways]
-        table.append((name, [(value, value == max(values) and not name.startswith("popularity")) for value in values]))
+    for metric in [f"{measure}@{k}" for measure in _MEASURES for k in CUTOFFS] + ["mrr"]:
+        values = [block[metric] for block in blocks]
+        known = [value for value in values if value is not None]
+        best = max(known) if known and not metric.startswith("popularity") else None
+        table.append((metric, [(value, value is not None and value == best) for value in values]))
     return table
 
 
 def number(value: Any) -> str:
-    """A count with thousands apart, a real number with four digits, anything else as it is."""
+    """A count with thousands apart, a real number with four digits, nothing as a dash, anything else as it is."""
+    if value is None:
+        return "–"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}".replace(",", " ")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -97,16 +106,16 @@ def loss_picture(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def metrics_picture(metrics: Mapping[str, Any]) -> str | None:
-    """Hit rates of the model and the baselines as a data URI; None before the day is scored."""
-    ways = [way for way in WAYS if way in metrics]
-    if not ways:
+    """Hit rates of the model and the baselines as a data URI; None where no user is scored."""
+    names = scored(metrics)
+    if not names:
         return None
     figure, axes = _figure("", "hit rate")
-    width = 0.8 / len(ways)
-    for i, way in enumerate(ways):
-        places = [k + (i - (len(ways) - 1) / 2) * width for k in range(len(_CUTOFFS))]
-        axes.bar(places, [metrics[way][f"hr@{k}"] for k in _CUTOFFS], width * 0.92, color=_COLOURS[way], label=way)
-    axes.set_xticks(range(len(_CUTOFFS)), [f"HR@{k}" for k in _CUTOFFS])
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        places = [k + (i - (len(names) - 1) / 2) * width for k in range(len(CUTOFFS))]
+        axes.bar(places, [metrics[name][f"hr@{k}"] for k in CUTOFFS], width * 0.92, color=_COLOURS[name], label=name)
+    axes.set_xticks(range(len(CUTOFFS)), [f"HR@{k}" for k in CUTOFFS])
     axes.legend(frameon=False)
     return _data_uri(figure)
 

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from recall_lib.config import Config
-from recall_lib.report.html import funnel, loss_picture, metrics_picture, number, render
+from recall_lib.report.html import funnel, loss_picture, measures, metrics_picture, number, render
+from recall_lib.transforms.metrics import RECOMMENDERS, summarise
 
 WAY = {f"{measure}@{k}": 0.1 for measure in ("hr", "recall", "ndcg", "coverage", "popularity") for k in (10, 50, 200)} | {
     "mrr": 0.1
@@ -79,6 +80,22 @@ def test_a_day_that_is_not_scored_or_trained_says_so(metrics):
     assert "No training log" in page
 
 
+def test_a_scored_day_without_users_has_no_figures():
+    head = {"protocol": "day", "status": "final", "users_new": 3, "users_repeat": 2, "users": 0}
+    metrics = head | {name: summarise({}, {}, 5) for name in RECOMMENDERS}
+    page = render(facts(metrics=metrics))
+    assert "No user to score: 3 without history, 2 who" in page
+    assert "hr@10" not in page
+    assert metrics_picture(metrics) is None
+
+
+def test_the_best_is_taken_over_what_is_known():
+    rows = dict(measures({"model": summarise({}, {}, 5), "popular": WAY, "item_knn": WAY | {"hr@10": 0.2}}))
+    assert rows["hr@10"] == [(None, False), (0.1, False), (0.2, True)]
+    assert rows["coverage@10"] == [(0.0, False), (0.1, True), (0.1, True)]
+    assert dict(measures({"model": summarise({}, {}, 5)}))["mrr"] == [(None, False)]
+
+
 def test_pictures_are_svg_and_absent_without_numbers():
     assert loss_picture([{"step": 1, "epoch": 1, "ndcg@10": 0.1}]) is None
     assert metrics_picture({"status": "pending"}) is None
@@ -87,6 +104,8 @@ def test_pictures_are_svg_and_absent_without_numbers():
     assert b"<svg" in base64.b64decode(picture.split(",", 1)[1])
 
 
-@pytest.mark.parametrize(("value", "text"), [(1234567, "1 234 567"), (0.123456, "0.1235"), (True, "True"), ("x", "x")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234567, "1 234 567"), (0.123456, "0.1235"), (True, "True"), ("x", "x"), (None, "–")]
+)
 def test_number(value, text):
     assert number(value) == text
