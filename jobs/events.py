@@ -15,7 +15,7 @@ def run(ctx: Context, *, backfill: bool = False) -> None:
     """
     settings, features = ctx.config.input, ctx.config.features
     if settings.format == "sessions":
-        judged = transform.judge_lines(raw.read_lines(ctx.spark, settings), features)
+        judged = transform.judge_lines(raw.read_lines(ctx.spark, settings))
     else:
         items = raw.read_rows(ctx.spark, settings, settings.items) if settings.items else None
         judged = transform.judge_rows(raw.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)

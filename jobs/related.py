@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from recall_lib import schemas
+from recall_lib.ids import ITEM_ID
 from recall_lib.inference import fingerprints
 from recall_lib.inference.covisits import count_covisits
 from recall_lib.inference.related import related_by_covisits, related_by_vectors
@@ -26,7 +27,7 @@ def run(ctx: Context) -> None:
     index = ship_published(tables, "index", ctx.dt)
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
-    size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][schemas.ITEM_ID], ctx.config.spark.partitions
+    size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], ctx.config.spark.partitions
     items = known_items(vocab)
     nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
     nearest = nearest.mapInArrow(partial(related_by_vectors, index=index, n=n), schemas.RELATED)

@@ -21,6 +21,7 @@ def run(ctx: Context) -> None:
     """Publish samples/dt for every split; with protocol `day` the test split waits for the events of dt."""
     config = ctx.config
     features, settings = config.features, config.samples
+    ctx.tables.require_settings("vocab", ctx.dt, "features", "input.ordering", "evaluation.protocol", "seed")
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     clicks = encode(assign_splits(events, config.evaluation.protocol, config.seed), vocab, features).persist()
@@ -33,7 +34,7 @@ def run(ctx: Context) -> None:
     shuffled = shuffled.select(*(field.name for field in columns), "negative_key", "own")
     draw = partial(add_negatives, load_weights=weights, k=settings.negatives_per_positive)
     drawn = StructType([*columns, schemas.runs(features)["negatives"]])
-    train = shuffled.mapInArrow(lambda batches: draw(batches), drawn)
+    train = shuffled.mapInArrow(draw, drawn)
     _publish(ctx, TRAIN, train, inputs)
     _publish(ctx, VALIDATION, transform.held_out(clicks, VALIDATION, (TRAIN,), features, settings), inputs)
     if config.evaluation.protocol == "last_click":

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from jobs.vectors import read_histories
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
+from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.top_n import Popular, top_n
@@ -43,7 +44,7 @@ def read_popular(ctx: Context) -> Popular:
         DataRefused: popular/dt was made with another vocabulary or for a smaller n.
     """
     vocab, digest = ctx.vocab()
-    n = min(ctx.config.top_n.n, ctx.tables.manifest("vocab", ctx.dt)["sizes"][schemas.ITEM_ID] - schemas.FIRST_INDEX)
+    n = min(ctx.config.top_n.n, ctx.tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID] - FIRST_INDEX)
     table = ctx.tables.read("popular", ctx.dt, schemas.POPULAR).where((F.col("window") == ALL) & (F.col("rank") <= n))
     hottest = table.join(known_items(vocab), "item_id").orderBy("rank").select("item_index", "count").collect()
     if ctx.tables.manifest("popular", ctx.dt)["inputs"]["vocab"] != digest or len(hottest) < n:

@@ -7,6 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
+from recall_lib.ids import UNKNOWN
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.vectors import item_vectors, user_vectors
@@ -48,7 +49,7 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     if config.input.users:
         table = raw.read_rows(ctx.spark, config.input, config.input.users)
         wanted = table.select(F.col(f"`{config.input.columns.user_id}`").cast("string").alias("user_id")).distinct()
-        users = wanted.where("user_id <> ''").join(users, "user_id", "left").fillna(schemas.UNKNOWN)
+        users = wanted.where("user_id <> ''").join(users, "user_id", "left").fillna(UNKNOWN)
     rows = samples.histories(users, clicks, features, config.samples)
     return rows.repartition(config.spark.partitions, "user_id").sortWithinPartitions("user_id"), inputs
 

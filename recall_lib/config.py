@@ -6,11 +6,10 @@ is an error. "F" is the fun-rec preset (conf/fun_rec.yaml), "P" the Paddle prese
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,9 +17,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recall_lib.errors import UsageError
 
 # Names with a fixed meaning in the tables; no feature may take them (user_id alone may be both key and feature).
-RESERVED_NAMES = frozenset(
-    {"item_id", "item", "event_ts", "position", "example_age", "dt", "split", "target", "history", "negatives", "seen"}
-)
+_TABLE_NAMES = {
+    "item_id",
+    "item",
+    "event_ts",
+    "position",
+    "example_age",
+    "dt",
+    "split",
+    "target",
+    "history",
+    "negatives",
+    "seen",
+}
+# Columns that the transforms work with. A log's column of such a name is mapped to a feature of another name.
+_WORK_NAMES = {
+    "tie",
+    "item_count",
+    "train_clicks",
+    "newest_ts",
+    "nth",
+    "from_end",
+    "clicks",
+    "place",
+    "starts",
+    "start",
+    "first",
+}
+_WORK_NAMES |= {"run", "own_run", "own", "is_target", "tokens", "targets"}
+RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
 
@@ -28,8 +53,7 @@ SESSION_ITEM_COLUMNS = ("category", "tags")
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and silent type changes."""
 
-    # `coerce_numbers_to_str`: YAML reads `separator: 1` or a column named 2017 as a number.
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -63,7 +87,8 @@ class Input(Section):
     time_unit: Literal["s", "ms", "us", "iso"] = "s"  # iso: 2017-10-16 08:00:00, with T and zone allowed, else UTC
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
-    max_reject_share: float = Field(0.01, ge=0, le=1)  # of the rows (lines) in the window; above it the job fails
+    # Of the rows (lines) of the days that are read; above it the job fails: the mapping is wrong, not the odd row.
+    max_reject_share: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _sessions_have_no_clock(self) -> Self:
@@ -75,7 +100,7 @@ class Input(Section):
 class Feature(Section):
     """A categorical feature: its column, vocabulary and embedding."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the table's column; not ending in _index or _length
     column: str = ""  # column of the log or item table; empty: the name
     min_count: int = Field(20, ge=1)  # rarer values become unknown (P: feat_appear_limit)
     buckets: int | None = Field(None, ge=1)  # hash into this many ids in place of a vocabulary
@@ -112,9 +137,10 @@ class Features(Section):
     def _names_are_free(self) -> Self:
         names = [feature.name for feature in (*self.user, *self.item)]
         twice = sorted({name for name in names if names.count(name) > 1})
-        taken = sorted(RESERVED_NAMES.intersection(names) | {f.name for f in self.item if f.name == "user_id"})
+        taken = {name for name in names if name in RESERVED_NAMES or name.endswith(("_index", "_length"))}
+        taken |= {f.name for f in self.item if f.name == "user_id"}
         if twice or taken:
-            raise ValueError(f"feature names used twice: {twice}, reserved: {taken}")
+            raise ValueError(f"feature names used twice: {twice}, reserved: {sorted(taken)}")
         return self
 
 
@@ -136,7 +162,9 @@ class Model(Section):
 
     encoder: Literal["mean", "lstm"] = "mean"  # of the history: F mean pooling, P LSTM with max over time
     encoder_dim: int = Field(64, ge=1)  # hidden size of the LSTM
-    tower: tuple[int, ...] = Field((64, 64), min_length=1)  # layer sizes; the last one is the user vector's
+    tower: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (64, 64), min_length=1
+    )  # layer sizes; the last one is the user vector's
     output_activation: Literal["relu", "linear"] = "linear"  # of the tower's last layer
     item_output: Literal["tied", "separate"] = "tied"  # F: the history's item table; P: softmax weights of their own
     item_bias: bool = False  # P: a bias per item, exported as [b, w] against [1, u]
@@ -243,11 +271,6 @@ class Config(Section):
             raise ValueError("model.item_output tied needs the tower's last layer as wide as features.item_id.dim")
         return self
 
-    def fingerprint(self, *sections: str) -> str:
-        """sha256 (hex) of the named sections, independent of the order of keys."""
-        chosen = self.model_dump(mode="json", include=set(sections) or None)
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
-
 
 def parse_day(text: str) -> str:
     """A day `YYYY-MM-DD`, as it was written.
@@ -280,7 +303,8 @@ def load_config(path: str, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return Config.model_validate(raw)
+        # As JSON and strict: 8 is no text, true no number, "8" neither; a YAML date is taken as the text it was.
+        return Config.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         problems = "; ".join(_one_line(detail) for detail in error.errors())
         raise UsageError(f"config {path}: {problems}") from None

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recall_lib.config import Config
+from recall_lib.ids import FIRST_INDEX, ITEM_ID, PADDING
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_arguments, context, guarded
 from recall_lib.runs import Ragged, Runs, Windows
-from recall_lib.schemas import FIRST_INDEX, ITEM_ID, PADDING
 from recall_lib.transforms.holdout import SPLITS, TRAIN
 
 # Targets cut at a time.
@@ -50,6 +50,7 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
         DataRefused: the samples or their vocabulary are not published.
     """
     tables = Tables(config)
+    tables.require_settings("samples", dt, "features", "samples", split=split)
     values = _values_by_index(tables, dt)
     for name in tables.files("samples", dt, split=split):
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):

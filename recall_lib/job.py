@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -72,11 +73,10 @@ class Context:
         print(f"{self.name} {self.dt}: {text}", flush=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, dt: bool = True) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--config, --dt and --set, the same for every command."""
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
-    if dt:
-        parser.add_argument("--dt", required=True, metavar="YYYY-MM-DD", help="the day the result is for")
+    parser.add_argument("--dt", required=True, metavar="YYYY-MM-DD", help="the day the result is for")
     parser.add_argument(
         "--set",
         action="append",
@@ -124,19 +124,33 @@ def guarded(name: str, action: Callable[[], object]) -> int:
             print(f"recall {name}: {refused}", file=sys.stderr)
             return DataRefused.exit_code
         hint = "set RECALL_TRACEBACK=1 for the traceback"
-        print(f"recall {name}: {type(error).__name__}: {_first_line(error)} ({hint})", file=sys.stderr)
+        print(f"recall {name}: {type(error).__name__}: {_cause(error)} ({hint})", file=sys.stderr)
         return 1
 
 
-def _first_line(error: Exception) -> str:
+# What Spark's readers say of files that are not what they are said to be.
+_UNREADABLE = re.compile(
+    r"CSV header does not conform|EOFException|ZipException|incorrect (data|header) check|[Nn]ot a (Parquet|gzip)|"
+    r"not a Parquet file|Malformed ORC|MalformedInputException|unexpected end of (file|stream)|UNABLE_TO_INFER_SCHEMA"
+)
+
+
+def _cause(error: Exception) -> str:
+    """The line of an error that names its cause: the last "Caused by", a Python worker's last line, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else "no message"
+    caused = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt): ", line)]
+    return ([*lines[:1], *raised[-1:], *caused[-1:]] or ["no message"])[-1][:500]
 
 
 def _refusal_inside(error: Exception) -> str | None:
-    """The message of a DataRefused that a Spark worker raised, carried inside Spark's own error text."""
+    """What to say where the data is to blame: a Spark worker's DataRefused, or a file that cannot be read."""
     marker = f"{DataRefused.__module__}.{DataRefused.__name__}: "
     for line in str(error).splitlines():
         if marker in line:
             return line.split(marker, 1)[1].strip()
+    if _UNREADABLE.search(str(error)):
+        file = re.search(r"(?:reading file:?|CSV file:|for file|file) (\S*/\S+)", str(error))
+        where = file[1].rstrip(".:,") if file else "an input file"
+        return f"{where} cannot be read ({_cause(error)}): mend or remove it, or set input.file_format and input.options"
     return None

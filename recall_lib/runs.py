@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
-from recall_lib.schemas import PADDING
+from recall_lib.ids import PADDING
 
 Ints = npt.NDArray[np.int64]
 

@@ -22,10 +22,6 @@ from pyspark.sql.types import (
 from recall_lib.config import Features
 from recall_lib.errors import DataRefused
 
-PADDING, UNKNOWN, FIRST_INDEX = 0, 1, 2
-# The name under which the vocabulary keeps item ids; user features and item features keep theirs.
-ITEM_ID = "item_id"
-
 _INTS = ArrayType(IntegerType())
 
 SCORED_ITEMS = ArrayType(StructType([StructField("item_id", StringType()), StructField("score", FloatType())]))

@@ -15,6 +15,7 @@ from recall_lib.config import Spark
 
 _CONF = {
     "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "false",  # what cannot be cast is null, and rejected by us; in ANSI mode it ends the job
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'

@@ -14,9 +14,9 @@ def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
     """{model_version, vocab} of a day: what everything made by the model is stamped with.
 
     Raises:
-        DataRefused: one is not published, or the model was trained on another vocabulary.
+        DataRefused: one is not published, or the model was trained on another vocabulary or on other features or windows.
     """
-    vocab, model = tables.manifest("vocab", dt)["digest"], tables.manifest("models", dt)
+    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt, "features", "samples")
     if model["inputs"]["vocab"] != vocab:
         raise DataRefused(
             f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"

@@ -104,6 +104,21 @@ class Tables:
         """The manifest of a publication (DataRefused if it is not there)."""
         return self.read_json(f"{self.folder(dataset, dt, **keys)}/{MANIFEST}")
 
+    def require_settings(self, dataset: str, dt: str, *settings: str, **keys: str) -> dict[str, Any]:
+        """The manifest of a publication that was made with the same settings (sections, or section.key).
+
+        Raises:
+            DataRefused: it is not there, or was made with others.
+        """
+        manifest, ours = self.manifest(dataset, dt, **keys), self.config.model_dump(mode="json")
+        changed = [name for name in settings if _setting(manifest["config"], name) != _setting(ours, name)]
+        if changed:
+            raise DataRefused(
+                f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: take those again, or run "
+                f"`recall {_MADE_BY.get(dataset, dataset)} --dt {dt}` and what follows it with these"
+            )
+        return manifest
+
     def read_json(self, path: str) -> dict[str, Any]:
         """A JSON object."""
         loaded: dict[str, Any] = json.loads(self.fs.cat_file(path))
@@ -279,6 +294,12 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
     rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
+
+
+def _setting(config: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        config = config.get(part, {})
+    return config
 
 
 def _digest(rows: int, *sums: str | None) -> str:

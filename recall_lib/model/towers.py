@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recall_lib.config import Features, Model
+from recall_lib.ids import ITEM_ID, PADDING
 from recall_lib.model.batch import Batch
-from recall_lib.schemas import ITEM_ID, PADDING
 
 
 class MeanEncoder(nn.Module):

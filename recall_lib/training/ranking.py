@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from recall_lib.config import Features, Samples
+from recall_lib.ids import FIRST_INDEX
 from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.runs import Ragged
-from recall_lib.schemas import FIRST_INDEX
 from recall_lib.training.loader import read_runs
 from recall_lib.training.ranks import Ranks
 

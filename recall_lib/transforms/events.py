@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, NumericType, StringType
+from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
 from recall_lib import schemas
 from recall_lib.config import Features, Input, ItemFeature
@@ -38,7 +38,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     _require(rows, [name for name in wanted if name], "the click log")
     by_time = settings.ordering == "time"
     time = _column(rows, columns.event_ts)
-    click = _text(rows, columns.click) if columns.click else F.lit("1")
+    click = _number_text(rows, columns.click) if columns.click else F.lit("1")
     age = _text(rows, columns.example_age) if columns.example_age else F.lit(None).cast("string")
     judged = rows.select(
         _known(_text(rows, columns.user_id)).alias("user_id"),
@@ -79,7 +79,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     return judged.withColumns(lists).select(*schemas.events(features).names, FATE, DAY, SOURCE, RAW)
 
 
-def judge_lines(lines: DataFrame, features: Features) -> DataFrame:
+def judge_lines(lines: DataFrame) -> DataFrame:
     """Session lines -> user_id, _clicks (array of `item:category:tags`), fields, _fate, _source, _raw; one row a line.
 
     A line fails as a whole. Identical lines count once (`duplicate`); different lines of one user are all rejected.
@@ -170,28 +170,34 @@ def account(judged: DataFrame, clicks: DataFrame, settings: Input) -> dict[str, 
         DataRefused: more than max_reject_share of the rows in the window were rejected.
     """
     copies = F.col("_copies") if "_copies" in judged.columns else F.lit(1)
-    rows = {fate: (n, total) for fate, n, total in judged.groupBy(FATE).agg(F.count(F.lit(1)), F.sum(copies)).collect()}
-    total = sum(all_copies for _, all_copies in rows.values())
+    undated = (F.col(DAY).isNull() if DAY in judged.columns else F.lit(True)).alias("undated")
+    groups = judged.groupBy(FATE, undated).agg(F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies")).collect()
+    total = sum(group.copies for group in groups)
     if not total:
         raise NoInput(f"{settings.path}/{settings.clicks} has no row: nothing to read; check input.path and input.clicks")
-    counts = {fate: n for fate, (n, _) in rows.items()}
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group[FATE]] = counts.get(group[FATE], 0) + group.n
     duplicates = total - sum(counts.values())
     if settings.format == "rows":
         kept = clicks.count()
         duplicates, counts[KEPT] = counts.get(KEPT, 0) - kept, kept
     reasons = {fate: n for fate, n in sorted(counts.items()) if fate not in (KEPT, *DROPS)}
-    _check_share(reasons, total - counts.get(NOT_IN_WINDOW, 0), settings)
+    # Rows without a readable day are told apart from the whole log's, the others from those of the days that are read.
+    of_log = sum(group.n for group in groups if group.undated and group[FATE] in reasons)
+    of_days = sum(group.n for group in groups if not group.undated and group[FATE] in reasons)
+    _check_share(of_log, total, reasons, settings)
+    _check_share(of_days, sum(g.n for g in groups if not g.undated and g[FATE] != NOT_IN_WINDOW), reasons, settings)
     drops = {DUPLICATE: duplicates, NOT_CLICKED: counts.get(NOT_CLICKED, 0), NOT_IN_WINDOW: counts.get(NOT_IN_WINDOW, 0)}
     return {"in": total, KEPT: counts.get(KEPT, 0), **drops, **{f"rejected_{reason}": n for reason, n in reasons.items()}}
 
 
-def _check_share(reasons: dict[str, int], in_window: int, settings: Input) -> None:
-    rejected = sum(reasons.values())
-    if rejected > settings.max_reject_share * in_window:
+def _check_share(rejected: int, rows: int, reasons: dict[str, int], settings: Input) -> None:
+    if rejected > settings.max_reject_share * rows:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items())
         unit = "lines" if settings.format == "sessions" else "rows"
         raise DataRefused(
-            f"{rejected} of {in_window} {unit} are unreadable ({listed}), above "
+            f"{rejected} of {rows} {unit} are unreadable ({listed}), above "
             f"input.max_reject_share {settings.max_reject_share}: mend the log or the column mapping, or raise the share"
         )
 
@@ -209,6 +215,12 @@ def _column(frame: DataFrame, name: str) -> Column:
 
 def _text(frame: DataFrame, name: str) -> Column:
     return _column(frame, name).cast("string")
+
+
+def _number_text(frame: DataFrame, name: str) -> Column:
+    """As text, with true and false as 1 and 0."""
+    boolean = isinstance(frame.schema[name].dataType, BooleanType)
+    return _column(frame, name).cast("int" if boolean else "string").cast("string")
 
 
 def _known(text: Column) -> Column:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recall_lib.ids import PADDING
 from recall_lib.runs import Ragged
-from recall_lib.schemas import PADDING
 
 # Rejections tried before a target's draw is finished exactly over the candidates that are left.
 _ROUNDS = 16

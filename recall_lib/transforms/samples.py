@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Features, Samples
-from recall_lib.schemas import FIRST_INDEX, UNKNOWN
+from recall_lib.ids import FIRST_INDEX, UNKNOWN
 from recall_lib.transforms.holdout import TRAIN, click_order
 
 # Tokens that are stored together: a user with more is cut into runs that repeat window_size tokens.

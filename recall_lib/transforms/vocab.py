@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
-from recall_lib.schemas import FIRST_INDEX, ITEM_ID, UNKNOWN
+from recall_lib.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
 from recall_lib.transforms.holdout import TRAIN
 
 

@@ -1,5 +1,7 @@
 """Every row of a log is kept, rejected with a reason or dropped by name, and the numbers add up."""
 
+import gzip
+
 import pytest
 
 from recall_lib import schemas
@@ -149,8 +151,8 @@ def test_refusals(make_config, write_log, run_jobs, tmp_path):
     write_log("other.csv", ["uid,article_id,expo_time,click", "1,2,3,1"])
     with pytest.raises(DataRefused, match=r"no column \['user_id'\]"):
         run_jobs(make_config(input={"clicks": "other.csv"}), DT, "events")
-    write_log("bad.csv", ["user_id,article_id,expo_time,click", "1,2,3,1", "1,2,x,1"])
-    with pytest.raises(DataRefused, match="1 of 1 rows are unreadable"):
+    write_log("bad.csv", ["user_id,article_id,expo_time,click", "1,2,3,1", "1,2,x,1", "1,2,y,1"])
+    with pytest.raises(DataRefused, match="2 of 3 rows are unreadable"):
         run_jobs(make_config(input={"clicks": "bad.csv"}), DT, "events")
     assert not (tmp_path / "root" / "events").exists(), "a refused log publishes nothing"
 
@@ -183,3 +185,29 @@ def test_values_stay_text(spark, make_config, write_log):
     config = make_config(input={"clicks": "clicks.csv"})
     row = read_rows(spark, config.input, "clicks.csv").first()
     assert (row.user_id, row.article_id) == ("007", "1e3")
+
+
+def test_a_few_unreadable_rows_of_a_long_log_refuse_no_day(make_config, write_log, run_jobs):
+    """Rows without a readable day belong to the whole log: not to the one day, perhaps empty, that is read of it."""
+    rows = [f"1,a,{1700006400 + n},1,x," for n in range(200)]
+    write_log("clicks.csv", ["user_id,article_id,expo_time,click,city,tags", *rows, "1,a,never,1,x,"])
+    config = make_config(input={"clicks": "clicks.csv", "max_reject_share": 0.01}, features=FEATURES)
+    ctx = run_jobs(config, "2023-11-20", "events")
+    assert rows_of(ctx, "2023-11-20") == []
+    assert log_of(ctx) == {"in": 201, "not_in_window": 200, "rejected_bad_time": 1}
+
+
+def test_unreadable_files_end_in_one_line(make_config, write_log, run_jobs, capsys, tmp_path):
+    from recall_lib.job import guarded
+
+    header = "user_id,article_id,expo_time,click"
+    write_log("differ/a.csv", [header, "1,a,1700006400,1"])
+    write_log("differ/b.csv", ["article_id,user_id,expo_time,click", "a,1,1700006400,1"])
+    whole = gzip.compress("\n".join([header, *(f"{n},a,{1700006400 + n},1" for n in range(9999))]).encode())
+    (tmp_path / "log" / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    for clicks, words in (("differ", "differ/b.csv cannot be read"), ("cut.csv.gz", "cannot be read")):
+        config = make_config(input={"clicks": clicks})
+        assert guarded("events", lambda config=config: run_jobs(config, DT, "events")) == 3
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
