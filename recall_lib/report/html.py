@@ -81,12 +81,14 @@ def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | N
 
 
 def number(value: Any) -> str:
-    """A count with thousands apart, a real number with four digits, nothing as a dash, anything else as it is."""
+    """A count with thousands apart, a share with four decimals, other real numbers with four digits, None as a dash."""
     if value is None:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}".replace(",", " ")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{value:,}".replace(",", "\u202f")  # a space that does not break the line
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
+    return str(value)
 
 
 def loss_picture(records: Sequence[Mapping[str, Any]]) -> str | None:

@@ -52,7 +52,7 @@ def test_snapshot_counts_its_own_day():
 def test_page_shows_metrics_and_needs_nothing_else():
     page = render(facts())
     assert "0.4321" in page
-    assert "1 234" in page
+    assert "1\u202f234" in page
     assert not re.search(r"<script|(?:src|href)=\"(?!data:)", page)
     assert len(re.findall(r'src="data:image/svg\+xml;base64,', page)) == 2
     assert page == render(facts())
@@ -105,7 +105,16 @@ def test_pictures_are_svg_and_absent_without_numbers():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1234567, "1 234 567"), (0.123456, "0.1235"), (True, "True"), ("x", "x"), (None, "–")]
+    ("value", "text"),
+    [
+        (1234567, "1\u202f234\u202f567"),
+        (0.123456, "0.1235"),
+        (0.565, "0.5650"),
+        (1029.27, "1029"),
+        (True, "True"),
+        ("x", "x"),
+        (None, "–"),
+    ],
 )
 def test_number(value, text):
     assert number(value) == text
