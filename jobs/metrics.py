@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.samples import publish_test_of_day
-from recall_lib import schemas
-from recall_lib.errors import DataRefused
+from recall_lib import reading
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference import fingerprints
 from recall_lib.inference.baselines import save_baselines
@@ -26,9 +24,7 @@ from recall_lib.inference.shipping import ship_folder, ship_published
 from recall_lib.job import Context, main
 from recall_lib.retrieval.index import read_id_ranks
 from recall_lib.transforms import metrics as transform
-from recall_lib.transforms.holdout import TEST, TRAIN, assign_splits, tie_breaker
 from recall_lib.transforms.popular import recent_clicks
-from recall_lib.transforms.samples import first_clicks
 from recall_lib.transforms.vocab import known_items
 
 
@@ -40,10 +36,12 @@ def run(ctx: Context) -> None:
         return _publish(ctx, head, {})
     stamp = fingerprints.model_of_vocab(tables, ctx.dt)
     fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
-    test, head, inputs = read_test(ctx)
+    if protocol == "day" and not reading.test_of_day_is_current(ctx):
+        publish_test_of_day(ctx)  # the events of dt may have come, or changed, after the samples
+    test, head, inputs = reading.read_test(ctx)
     model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
     with tempfile.TemporaryDirectory() as folder:
-        clicks, items = training_clicks(ctx), known_items(ctx.vocab()[0])
+        clicks, items = reading.training_clicks(ctx), known_items(ctx.vocab()[0])
         recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
         popular = item_counts(tables.files("vocab", ctx.dt))
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
@@ -55,45 +53,6 @@ def run(ctx: Context) -> None:
         report = transform.report(head, tally, vocab.select("item_index", "count"), size)
         tally.unpersist()
     _publish(ctx, report, inputs | {"models": model.digest, "index": index.digest})
-
-
-def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
-    """The scored test rows, the head of metrics.json, and the inputs' digests.
-
-    With protocol `day` the split is made here if the events of dt came, or changed, after the samples.
-
-    Raises:
-        DataRefused: the split is missing or was made with another vocabulary.
-    """
-    tables, protocol = ctx.tables, ctx.config.evaluation.protocol
-    made_from = {"vocab": tables.manifest("vocab", ctx.dt)["digest"]}
-    if protocol == "day":
-        made_from[f"events/dt={ctx.dt}"] = tables.manifest("events", ctx.dt)["digest"]
-        published = (
-            tables.manifest("samples", ctx.dt, split=TEST) if tables.find("samples", ctx.dt, split=TEST) else {"inputs": {}}
-        )
-        if not made_from.items() <= published["inputs"].items():
-            publish_test_of_day(ctx)
-    manifest = tables.manifest("samples", ctx.dt, split=TEST)
-    if not made_from.items() <= manifest["inputs"].items():
-        raise DataRefused(f"samples/dt={ctx.dt} was made with another vocabulary: run `recall samples --dt {ctx.dt}`")
-    test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features, seen=True), split=TEST)
-    head = {"protocol": protocol, "status": "final", "users_new": manifest.get("users_new", 0), "users_repeat": 0}
-    if protocol == "day" and ctx.config.top_n.filter_seen:
-        # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
-        events, _ = ctx.history()
-        firsts = first_clicks(tie_breaker(tables.read("events", ctx.dt, schemas.events(ctx.config.features))))
-        test = test.join(transform.repeated_users(firsts, events), "user_id", "left_anti")
-        head["users_repeat"] = manifest["users_repeat"]
-    return test, head, made_from | {"samples": manifest["digest"]}
-
-
-def training_clicks(ctx: Context) -> DataFrame:
-    """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
-    events, _ = ctx.history()
-    if ctx.config.evaluation.protocol == "day":
-        return tie_breaker(events)
-    return assign_splits(events, "last_click", ctx.config.seed).where(F.col("split") == TRAIN)
 
 
 def _publish(ctx: Context, report: Mapping[str, Any], inputs: dict[str, str]) -> None:

@@ -8,11 +8,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from recall_lib import schemas
+from recall_lib import reading, schemas
 from recall_lib.inference.item_counts import sampling_weights
 from recall_lib.job import Context, main
 from recall_lib.transforms import samples as transform
-from recall_lib.transforms.holdout import TEST, TRAIN, VALIDATION, assign_splits, tie_breaker
+from recall_lib.transforms.holdout import TEST, TRAIN, VALIDATION, assign_splits
 from recall_lib.transforms.negatives import add_negatives
 from recall_lib.transforms.vocab import encode
 
@@ -45,19 +45,9 @@ def run(ctx: Context) -> None:
 
 
 def publish_test_of_day(ctx: Context) -> None:
-    """The test split of protocol `day`: each user's first click of dt, with the clicks before dt."""
-    features, settings = ctx.config.features, ctx.config.samples
-    events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
-    of_day = ctx.tables.read("events", ctx.dt, schemas.events(features))
-    inputs[f"events/dt={ctx.dt}"] = ctx.tables.manifest("events", ctx.dt)["digest"]
-    firsts = transform.first_clicks(tie_breaker(of_day)).withColumn("split", F.lit(TEST))
-    clicks = tie_breaker(events).withColumn("split", F.lit(TRAIN))
-    encoded = encode(clicks.unionByName(firsts), vocab, features).persist()
-    test = transform.held_out(encoded, TEST, (TRAIN,), features, settings)
-    users_new = firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count()
-    repeats = firsts.join(events.select("user_id", "item_id").distinct(), ["user_id", "item_id"], "left_semi").count()
-    _publish(ctx, TEST, test, inputs, users_new=users_new, users_repeat=repeats)
+    """The test split of protocol `day`, once the events of dt are there."""
+    frame, inputs, facts = reading.test_of_day(ctx)
+    _publish(ctx, TEST, frame, inputs, **facts)
     ctx.spark.catalog.clearCache()
 
 

@@ -8,8 +8,7 @@ from functools import partial
 
 from pyspark.sql import functions as F
 
-from jobs.vectors import read_histories
-from recall_lib import schemas
+from recall_lib import reading, schemas
 from recall_lib.errors import DataRefused
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference import fingerprints
@@ -27,7 +26,7 @@ def run(ctx: Context) -> None:
     fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
     popular = read_popular(ctx)
     model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
-    histories, inputs = read_histories(ctx)
+    histories, inputs = reading.read_histories(ctx)
     inputs |= {"models": model.digest, "index": index.digest, "popular": tables.manifest("popular", ctx.dt)["digest"]}
     search = partial(top_n, model=model, index=index, popular=popular, n=settings.n, filter_seen=settings.filter_seen)
     for user_id_only in (False, True) if settings.user_id_only else (False,):

@@ -6,17 +6,15 @@ lines and TensorBoard events), and moves models/latest.json forward. A killed ru
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 from recall_lib.errors import DataRefused
 from recall_lib.inference.item_counts import item_counts
-from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.training.launch import launch
 from recall_lib.training.shards import plan
-from recall_lib.training.spec import SampleFile, TrainSpec
+from recall_lib.training.spec import TrainSpec, sample_files
 
 
 def run(ctx: Context) -> None:
@@ -30,6 +28,8 @@ def run(ctx: Context) -> None:
             raise DataRefused(
                 f"samples/dt={ctx.dt}/split={split} was made with another vocabulary: run `recall samples --dt {ctx.dt}`"
             )
+    folders = {split: tables.uri(tables.folder("samples", ctx.dt, split=split)) for split in splits}
+    files = {split: sample_files(folders[split], manifest) for split, manifest in splits.items()}
     checkpoint = f"{tables.root}/_checkpoints/models-dt={ctx.dt}.safetensors"
     spec = TrainSpec(
         features=config.features,
@@ -39,8 +39,8 @@ def run(ctx: Context) -> None:
         seed=config.seed,
         sizes=vocab["sizes"],
         counts=item_counts(tables.files("vocab", ctx.dt)).tolist(),
-        train=sample_files(tables, splits["train"]),
-        validation=sample_files(tables, splits["validation"]),
+        train=files["train"],
+        validation=files["validation"],
         vocab=vocab["digest"],
         inputs=f"{splits['train']['digest']} {splits['validation']['digest']}",
         checkpoint=tables.uri(checkpoint),
@@ -53,26 +53,10 @@ def run(ctx: Context) -> None:
         facts["digest"] = facts["version"]  # the files' own would tell of clocks and speeds in the logs
     if tables.fs.exists(checkpoint):
         tables.fs.rm(checkpoint)
-    point_to_latest(tables, ctx.dt, facts["version"])
+    tables.point_to_latest("models", ctx.dt, version=facts["version"])
     ctx.say(
         f"model {facts['version']} from {facts['targets']} targets in {facts['seconds']} s, validation {facts['validation']}"
     )
-
-
-def sample_files(tables: Tables, manifest: dict[str, Any]) -> list[SampleFile]:
-    """The files of a split and their targets, as its manifest counts them."""
-    folder = tables.folder("samples", manifest["dt"], split=manifest["split"])
-    files = [(file["name"], file["values"].get("target_position", 0)) for file in manifest["files"]]
-    return [SampleFile(url=tables.uri(f"{folder}/{name}"), targets=targets) for name, targets in files]
-
-
-def point_to_latest(tables: Tables, dt: str, version: str) -> None:
-    """Move models/latest.json to this day's model, never back to an older day (a backfill)."""
-    path = f"{tables.root}/models/latest.json"
-    if tables.fs.exists(path) and tables.read_json(path)["dt"] > dt:
-        return
-    tables.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, "version": version}).encode())
-    tables.fs.mv(f"{path}.tmp", path)
 
 
 if __name__ == "__main__":

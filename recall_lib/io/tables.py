@@ -275,6 +275,14 @@ class Tables:
                 values[name] = values.get(name, 0) + leaf.num_values
         return {"rows": meta.num_rows, "row_groups": [group.num_rows for group in groups], "values": values}
 
+    def point_to_latest(self, dataset: str, dt: str, **facts: str) -> None:
+        """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill)."""
+        path = f"{self.root}/{dataset}/latest.json"
+        if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
+            return
+        self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
+        self.fs.mv(f"{path}.tmp", path)
+
     def _remove(self, folder: str) -> None:
         if self.fs.exists(folder):
             self.fs.rm(folder, recursive=True)

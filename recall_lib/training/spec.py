@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from recall_lib.config import Features, Model, Samples, Section, Training
 
@@ -13,6 +15,14 @@ class SampleFile(Section):
 
     url: str  # file:///..., hdfs://..., s3://...
     targets: int
+
+
+def sample_files(folder: str, manifest: Mapping[str, Any]) -> list[SampleFile]:
+    """The files of a split that lies at `folder` (a URI), with the targets that its manifest counts in each."""
+    return [
+        SampleFile(url=f"{folder}/{file['name']}", targets=file["values"].get("target_position", 0))
+        for file in manifest["files"]
+    ]
 
 
 class TrainSpec(Section):

@@ -35,7 +35,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     of_log = [f for f in features.item if f.source not in in_items]
     wanted = [columns.user_id, columns.item_id, columns.event_ts, columns.click, columns.example_age]
     wanted += [f.source for f in (*features.user, *of_log) if f.name != "user_id"]
-    _require(rows, [name for name in wanted if name], "the click log")
+    require_columns(rows, [name for name in wanted if name], "the click log")
     by_time = settings.ordering == "time"
     time = _column(rows, columns.event_ts)
     click = _number_text(rows, columns.click) if columns.click else F.lit("1")
@@ -202,7 +202,8 @@ def _check_share(rejected: int, rows: int, reasons: dict[str, int], settings: In
         )
 
 
-def _require(frame: DataFrame, names: list[str], what: str) -> None:
+def require_columns(frame: DataFrame, names: list[str], what: str) -> None:
+    """Raises DataRefused, with what there is, if a raw table lacks a column."""
     missing = sorted({name for name in names if name not in frame.columns})
     if missing:
         have = [name for name in frame.columns if name not in (SOURCE, RAW, MALFORMED)]
@@ -266,7 +267,7 @@ def _item_values(frame: DataFrame, feature: ItemFeature) -> Column:
 def _item_table(items: DataFrame, settings: Input, features: list[ItemFeature]) -> DataFrame:
     """item_id and its features; of several rows for one item the least is taken, so that reruns agree."""
     names = settings.item_columns
-    _require(items, [names.item_id], "the item table")
+    require_columns(items, [names.item_id], "the item table")
     table = items.where(~F.col(MALFORMED)).select(
         _known(_text(items, names.item_id)).alias("item_id"),
         F.struct(*(_item_values(items, f).alias(f.name) for f in features)).alias("_features"),

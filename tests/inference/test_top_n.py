@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.vectors import read_histories
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
 from recall_lib.inference.shipping import Shipped, load_model, ship_published
 from recall_lib.inference.top_n import Popular, top_n
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
+from recall_lib.reading import read_histories
 from recall_lib.retrieval.index import ItemIndex
 from tests.inference.conftest import DT, make_log, publish_untrained, run_job
 

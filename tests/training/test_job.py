@@ -12,6 +12,7 @@ from recall_lib.io.tables import Tables
 from recall_lib.job import Context
 from recall_lib.model import checkpoint
 from recall_lib.training.loader import read_runs
+from recall_lib.training.spec import sample_files
 
 CLICKED, DAY = "2024-03-03", "2024-03-04"
 
@@ -40,7 +41,8 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     ctx = run_jobs(config, DAY, "vocab", "samples", "train")
     # The targets that the steps are planned from are those of the files.
     for split in ("train", "validation"):
-        for file in jobs.train.sample_files(ctx.tables, ctx.tables.manifest("samples", DAY, split=split)):
+        folder = ctx.tables.uri(ctx.tables.folder("samples", DAY, split=split))
+        for file in sample_files(folder, ctx.tables.manifest("samples", DAY, split=split)):
             blocks = [runs for runs, _ in read_runs([file.url], config.features, config.samples, seen=split != "train")]
             assert sum(map(len, blocks)) == file.targets
     manifest = ctx.tables.manifest("models", DAY)
@@ -66,7 +68,7 @@ def test_the_latest_model_moves_forward_only(config: Config) -> None:
     tables = Tables(config)
     root(config).joinpath("models").mkdir(parents=True)
     for day, version, expected in [("2024-03-05", "a", "a"), ("2024-03-04", "b", "a"), ("2024-03-05", "c", "c")]:
-        jobs.train.point_to_latest(tables, day, version)
+        tables.point_to_latest("models", day, version=version)
         assert tables.read_json(f"{tables.root}/models/latest.json") == {"dt": "2024-03-05", "version": expected}
 
 
