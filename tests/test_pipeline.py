@@ -1,0 +1,161 @@
+"""`recall pipeline` on small logs of both formats, end to end with nothing mocked."""
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import pipeline
+from recall_lib import schemas, simulator
+from recall_lib.config import Config
+from recall_lib.io.tables import Tables
+from recall_lib.job import Context, main
+
+DT = "2024-03-03"  # of four days: the log holds a later click
+START = 1_709_424_000  # DT 00:00 UTC
+FEATURES = {
+    "item_id": {"min_count": 1, "dim": 8},
+    "user": [{"name": "city", "min_count": 1, "dim": 2}],
+    "item": [{"name": "tags", "min_count": 1, "dim": 4, "multi": True}],
+}
+TINY: dict[str, Any] = {
+    "features": FEATURES,
+    "samples": {"window_size": 5},
+    "model": {"tower": [8]},
+    "training": {"batch_size": 64, "num_negatives": 3, "epochs": 1, "launcher": "process"},
+    "top_n": {"n": 10, "filter_seen": True},
+}
+SLIPS = {"max_reject_share": 0.2}  # the simulator's slips weigh more in a log as small as this
+RECOMMENDERS = {"model", "popular", "recent_popular", "item_knn"}
+METRICS = {f"{name}@{k}" for name in ("hr", "recall", "ndcg", "coverage", "popularity") for k in (10, 50, 200)} | {"mrr"}
+
+
+@pytest.fixture(scope="module")
+def log() -> simulator.Log:
+    return simulator.simulate(users=50, items=60, days=4)
+
+
+def clicked(log: simulator.Log, before: int | None = None) -> dict[str, set[str]]:
+    """{user: the items clicked}, of clicks before a second."""
+    chosen = (log.click == 1) & (log.time < (before or log.time.max() + 1))
+    own = defaultdict(set)
+    for user, item in zip(log.readers["user_id"][log.user[chosen]], log.articles["article_id"][log.item[chosen]], strict=True):
+        own[str(user)].add(str(item))
+    return own
+
+
+def assert_published(ctx: Context, own: dict[str, set[str]], protocol: str) -> None:
+    """The top-N table fits the clicks before it; metrics and report are there."""
+    rows = ctx.tables.read("top_n", DT, schemas.TOP_N).collect()
+    assert sorted(row["user_id"] for row in rows) == sorted(own)
+    catalogue = set().union(*own.values())
+    for row in rows:
+        items = [item for item, _ in row["items"]]
+        scores = [score for _, score in row["items"]]
+        assert all(better >= worse for better, worse in pairwise(scores))
+        assert len(set(items)) == len(items) == min(10, len(catalogue - own[row["user_id"]]))
+        assert set(items) <= catalogue - own[row["user_id"]]
+    assert {row["model_version"] for row in rows} == {ctx.tables.manifest("models", DT)["version"]}
+    assert {row["source"] for row in rows} == {"model"}
+    metrics = read_metrics(ctx.config)
+    assert (metrics["protocol"], metrics["status"]) == (protocol, "final")
+    assert metrics["users"] > 10
+    assert metrics.keys() & RECOMMENDERS == RECOMMENDERS
+    for name in RECOMMENDERS:
+        assert metrics[name].keys() == METRICS
+        assert 0 <= metrics[name]["hr@10"] <= metrics[name]["hr@50"] <= metrics[name]["hr@200"] <= 1
+    assert "<html" in (Path(ctx.tables.folder("reports", DT)) / "report.html").read_text(encoding="utf-8")
+
+
+def read_metrics(config: Config) -> dict[str, Any]:
+    return json.loads((Path(Tables(config).folder("metrics", DT)) / "metrics.json").read_text())
+
+
+def sample_digests(config: Config) -> dict[str, str]:
+    tables = Tables(config)
+    splits = {split: tables.manifest("samples", DT, split=split)["digest"] for split in ("train", "validation", "test")}
+    return {"vocab": tables.manifest("vocab", DT)["digest"], **splits}
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """What may not change when nothing has: the digest of every table, and the model's version."""
+    tables = Tables(config)
+    vectors = {kind: tables.manifest("vectors", DT, kind=kind)["digest"] for kind in ("user", "item")}
+    found = {name: tables.manifest(name, DT)["digest"] for name in ("top_n", "popular", "related", "metrics")}
+    return {"model": tables.manifest("models", DT)["version"], **sample_digests(config), **vectors, **found}
+
+
+def test_rows_by_day_and_once_more(spark: Any, make_config: Callable[..., Config], log: simulator.Log) -> None:
+    config = make_config(input={"items": "items.csv", **SLIPS}, **TINY, evaluation={"protocol": "day"})
+    simulator.write_rows(log, Path(config.input.path))
+    pipeline.run(ctx := Context(config, DT, "test"))
+    assert ctx.tables.days("events") == ["2024-03-01", "2024-03-02", DT]
+    assert_published(ctx, clicked(log, START), "day")
+    first, run_id = fingerprints(config), ctx.tables.manifest("top_n", DT)["run_id"]
+    pipeline.run(Context(config, DT, "test"))
+    assert Tables(config).manifest("top_n", DT)["run_id"] != run_id
+    assert fingerprints(config) == first
+
+
+def test_sessions(spark: Any, make_config: Callable[..., Config], log: simulator.Log) -> None:
+    source = {"format": "sessions", "ordering": "position", "clicks": "sessions.txt", **SLIPS}
+    config = make_config(input=source, **TINY, evaluation={"protocol": "last_click"})
+    simulator.write_sessions(log, Path(config.input.path) / "sessions.txt")
+    pipeline.run(ctx := Context(config, DT, "test"))
+    assert_published(ctx, clicked(log), "last_click")
+
+
+def test_a_day_without_clicks_is_published_empty(
+    spark: Any, make_config: Callable[..., Config], log: simulator.Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(input={"items": "items.csv", **SLIPS}, **TINY, evaluation={"protocol": "day"})
+    simulator.write_rows(log, Path(config.input.path))
+    (Path(config.input.path) / "clicks" / f"{DT}.csv").unlink()
+    code = main(pipeline.run, ["--config", str(tmp_path / "config.yaml"), "--dt", DT])
+    assert code == 0, capsys.readouterr().err
+    tables = Tables(config)
+    assert tables.manifest("events", DT)["rows"] == 0
+    assert tables.manifest("top_n", DT)["rows"] == len(clicked(log, START))
+    metrics = read_metrics(config)
+    assert (metrics["status"], metrics["users"], metrics["users_new"], metrics["users_repeat"]) == ("final", 0, 0, 0)
+    assert tables.files("reports", DT)
+
+
+def first_users(source: Path, target: Path, separator: str, users: int = 60) -> None:
+    """Copies the lines of the first users."""
+    target.parent.mkdir(exist_ok=True)
+    with gzip.open(source, "rt", encoding="utf-8") as lines, target.open("w", encoding="utf-8") as kept:
+        for line in lines:
+            user = line.split(separator, 1)[0]
+            if user.isdigit() and int(user) > users:
+                break
+            kept.write(line)
+
+
+def test_both_forms_of_one_log_in_any_partitions_give_equal_samples(
+    real_data: Path, make_config: Callable[..., Config], run_jobs: Callable[..., Context], tmp_path: Path
+) -> None:
+    first_users(real_data / "ml-1m" / "clicks.csv.gz", tmp_path / "log" / "clicks.csv", ",")
+    first_users(real_data / "ml-1m" / "sessions.txt.gz", tmp_path / "log" / "sessions.txt", "\t")
+    (tmp_path / "log" / "items.csv.gz").write_bytes((real_data / "ml-1m" / "items.csv.gz").read_bytes())
+    forms = [
+        {"clicks": "clicks.csv", "items": "items.csv.gz", "ordering": "position"},
+        {"clicks": "sessions.txt", "format": "sessions", "ordering": "position"},
+    ]
+    user, item = [{"name": "user_id"}, {"name": "city"}], [{"name": "category"}, {"name": "tags", "multi": True}]
+    features = {"item_id": {"min_count": 2, "dim": 8}, "user": user, "item": item}
+    samples = {"window_size": 5, "negatives_per_positive": 2, "subsample_threshold": 0.001}
+    found = []
+    for partitions, form in enumerate(forms, start=2):
+        spark = {"master": "local[2]", "partitions": partitions}
+        config = make_config(spark=spark, input=form, features=features, samples=samples, model={"tower": [8]})
+        tables = run_jobs(config, DT, "events", "vocab", "samples").tables
+        events = tables.manifest("events", DT)
+        found.append({"events": events["digest"], "rows": events["rows"], **sample_digests(config)})
+    assert found[0]["rows"] > 5_000
+    assert found[0] == found[1]
