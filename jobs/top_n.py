@@ -6,6 +6,7 @@ With `top_n.user_id_only` also top_n_user_id/dt, the lists that the user id alon
 import sys
 from functools import partial
 
+import numpy as np
 from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
@@ -48,7 +49,7 @@ def read_popular(ctx: Context) -> Popular:
     hottest = table.join(known_items(vocab), "item_id").orderBy("rank").select("item_index", "count").collect()
     if ctx.tables.manifest("popular", ctx.dt)["inputs"]["vocab"] != digest or len(hottest) < n:
         raise DataRefused(f"popular/dt={ctx.dt} does not fit this vocabulary and top_n.n: run `recall popular --dt {ctx.dt}`")
-    return Popular([row["item_index"] for row in hottest], [row["count"] for row in hottest])
+    return Popular(np.array([row["item_index"] for row in hottest]), np.array([row["count"] for row in hottest]))
 
 
 if __name__ == "__main__":

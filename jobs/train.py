@@ -37,6 +37,7 @@ def run(ctx: Context) -> None:
         model=config.model,
         training=config.training,
         seed=config.seed,
+        filter_seen=config.top_n.filter_seen,
         sizes=vocab["sizes"],
         counts=item_counts(tables.files("vocab", ctx.dt)).tolist(),
         train=files["train"],

@@ -18,13 +18,13 @@ from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.runs import Ragged
 from recall_lib.transforms.metrics import CUTOFFS, RANKS, RECOMMENDERS
+from recall_lib.transforms.samples import LEAST_HISTORY
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemKnn, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
 Ints = npt.NDArray[np.int64]
-KNN_HISTORY = 10  # clicks that item_knn looks at
 MOST = CUTOFFS[-1]
 PERSONAL = ("model", "item_knn")  # these say nothing of a user without history
 
@@ -100,4 +100,4 @@ def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostCl
 def _last_clicks(rows: pa.RecordBatch) -> Ragged:
     tokens = Ragged.from_arrow(rows.column("item_index"))
     end = tokens.offsets[:-1] + Ragged.from_arrow(rows.column("target_position")).values
-    return tokens.slices(np.maximum(tokens.offsets[:-1], end - KNN_HISTORY), end)
+    return tokens.slices(np.maximum(tokens.offsets[:-1], end - LEAST_HISTORY), end)

@@ -19,8 +19,8 @@ from recall_lib.runs import Ragged
 class Popular:
     """The hottest items, best first: what users get of whom the model knows nothing."""
 
-    items: list[int]  # item indexes, at most n
-    counts: list[int]  # clicks
+    items: npt.NDArray[np.int64]  # item indexes, at most n
+    counts: npt.NDArray[np.int64]  # clicks
 
 
 def top_n(
@@ -54,9 +54,13 @@ def top_n(
         else:
             known = windows.length > 0
         found, scores = items.search(infer(towers, windows), n, seen)
-        hottest = len(popular.items)
         found[~known], scores[~known] = PADDING, 0
-        found[~known, :hottest], scores[~known, :hottest] = popular.items, popular.counts
+        for row in np.flatnonzero(~known):
+            # Only an id that is unknown (user_id_only) can have seen anything here; its list may then end early.
+            left = np.ones(len(popular.items), bool)
+            if seen:
+                left = ~np.isin(popular.items, seen.values[seen.offsets[row] : seen.offsets[row + 1]])
+            found[row, : left.sum()], scores[row, : left.sum()] = popular.items[left], popular.counts[left]
         yield pa.RecordBatch.from_pydict(
             {
                 "user_id": rows.column("user_id"),

@@ -169,7 +169,9 @@ class Run:
     def validate(self) -> None:
         """Rank the validation split; with early stopping the best weights are remembered."""
         spec = self.spec
-        found = evaluate(self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks)
+        found = evaluate(
+            self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks, filter_seen=spec.filter_seen
+        )
         if found:
             self._note(**found)
         if not self.settings.early_stopping:

@@ -22,12 +22,19 @@ _SCORES_IN_MEMORY = 1 << 25
 
 @torch.no_grad()
 def evaluate(
-    model: YouTubeDNN, urls: Sequence[str], features: Features, samples: Samples, device: torch.device, ranks: Ranks
+    model: YouTubeDNN,
+    urls: Sequence[str],
+    features: Features,
+    samples: Samples,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    filter_seen: bool = True,
 ) -> dict[str, float]:
     """Mean HR@10 and NDCG@10 of a hold-out split, over the files of all ranks.
 
-    Items the user has `seen` are no candidates, and neither a target among them nor one without history is scored (SPEC
-    3.8); a target outside the vocabulary (id 1) is a miss.
+    With `filter_seen` items the user has `seen` are no candidates, and a target among them is not scored. Neither is one
+    without history (SPEC 3.8); a target outside the vocabulary (id 1) is a miss.
 
     Returns:
         {"hr@10", "ndcg@10", "users"}, or nothing when no target is scored.
@@ -42,7 +49,7 @@ def evaluate(
             targets = np.arange(start, min(start + chunk, len(runs)))
             run = runs.run_of_target[targets]
             assert seen is not None
-            known = seen.slices(seen.offsets[run], seen.offsets[run + 1])
+            known = seen.slices(seen.offsets[run], seen.offsets[run + 1 if filter_seen else run])
             batch = Batch.of(runs.windows(targets), device)
             place = places(model.user_vectors(batch) @ items.T, batch.target, known)
             place = place[(place >= 0) & (batch.length > 0)]

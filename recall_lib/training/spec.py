@@ -39,6 +39,7 @@ class TrainSpec(Section):
     validation: list[SampleFile]
     vocab: str  # the vocabulary's fingerprint
     inputs: str  # digest of the samples
+    filter_seen: bool = True  # whether validation, as the top-N table, leaves out what a user has clicked
     checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
 
     def fingerprint(self) -> str:

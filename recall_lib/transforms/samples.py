@@ -12,6 +12,8 @@ from recall_lib.transforms.holdout import TRAIN, click_order
 # Tokens that are stored together: a user with more is cut into runs that repeat window_size tokens.
 RUN_LENGTH = 512
 _SECONDS_A_DAY = 86_400
+# Clicks of a held-out user's history that are stored however small the window: the item_knn baseline looks at them.
+LEAST_HISTORY = 10
 
 
 def train_runs(clicks: DataFrame, features: Features, settings: Samples, seed: int) -> DataFrame:
@@ -133,7 +135,8 @@ def histories(
     known = clicks.where(F.col("item_index") >= FIRST_INDEX)
     by_user = Window.partitionBy("user_id")
     known = known.withColumn("from_end", F.row_number().over(by_user.orderBy(*click_order(newest_first=True))))
-    limit = min(settings.window_size, settings.max_history or settings.window_size)
+    stored = max(settings.window_size, LEAST_HISTORY)
+    limit = min(stored, settings.max_history or stored)
     entry = F.struct((-F.col("from_end")).alias("place"), "item_index", *(f"{f.name}_index" for f in features.item))
     rows = known.groupBy("user_id").agg(
         F.sort_array(F.collect_list(F.when(F.col("from_end") <= limit, entry))).alias("tokens"),

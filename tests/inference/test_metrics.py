@@ -62,7 +62,7 @@ def expected(protocol, counts, score_model, hours, filter_seen):
     results = {name: [] for name in ("model", "popular", "recent_popular", "item_knn")}
     for user, (own, target) in tests.items():
         known = [item for _, item in own if item in counts]
-        knn = {i: np.float32(sum(cosine(i, j) for j in known[-5:])) for i in counts}  # window_size is 5
+        knn = {i: np.float32(sum(cosine(i, j) for j in known[-10:])) for i in counts}  # whatever window_size
         scores = {"popular": counts, "recent_popular": recent, "item_knn": knn if known else counts}
         scores["model"] = score_model[user] if known else counts
         for name, score in scores.items():

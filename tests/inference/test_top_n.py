@@ -150,7 +150,13 @@ def test_plain_iterators_of_batches(prepared):
     pandas = read_histories(ctx)[0].toPandas()
     whole = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
     model, index = ship_published(ctx.tables, "models", DT), ship_published(ctx.tables, "index", DT)
-    search = {"model": model, "index": index, "popular": Popular([2, 3], [9, 8]), "n": 5, "filter_seen": True}
+    search = {
+        "model": model,
+        "index": index,
+        "popular": Popular(np.array([2, 3]), np.array([9, 8])),
+        "n": 5,
+        "filter_seen": True,
+    }
     expected = pa.Table.from_batches(top_n([whole], **search)).to_pylist()
     cut = [whole.slice(start, 4) for start in range(0, whole.num_rows, 4)]
     assert pa.Table.from_batches(top_n(iter(cut), **search)).to_pylist() == expected
