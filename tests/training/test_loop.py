@@ -139,7 +139,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, monkeypatch: pyte
     seen: list[dict[str, torch.Tensor]] = []
     values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
 
-    def fake(model: Any, *_: Any) -> dict[str, float]:
+    def fake(model: Any, *_: Any, **__: Any) -> dict[str, float]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"hr@10": 1.0, "ndcg@10": next(values), "users": 1}
 
