@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recall_lib import simulator
+from recall_lib.errors import UsageError
 
 SMALL = {"users": 120, "items": 96, "days": 4}
 
@@ -96,5 +97,68 @@ def test_sessions_hold_the_same_clicks(log, tmp_path):
 
 
 def test_too_few_items_are_refused():
-    with pytest.raises(ValueError, match="at least 48"):
+    with pytest.raises(UsageError, match="at least 48"):
         simulator.simulate(users=1, items=47)
+
+
+def test_the_demos_log_is_the_one_that_the_readme_was_measured_on():
+    log = simulator.simulate()
+    assert (len(log.user), log.click.sum()) == (194_325, 129_374)
+
+
+def test_a_block_does_not_depend_on_the_others_and_a_log_is_its_blocks():
+    small, large = simulator.Plan(users=4000, items=96, days=2), simulator.Plan(users=4300, items=96, days=2)
+    blocks = [simulator.block(large, number) for number in range(large.blocks)]
+    assert np.array_equal(simulator.block(small, 0).item, blocks[0].item)
+    assert [len(block.readers["user_id"]) for block in blocks] == [4000, 300]
+    assert not np.array_equal(blocks[0].readers["city"][:300], blocks[1].readers["city"])
+    log = simulator.simulate(users=4300, items=96, days=2)
+    assert (np.diff(log.time) >= 0).all()
+    assert log.readers["user_id"].tolist() == [f"u{i:05d}" for i in range(4300)]
+    late = log.user >= 4000
+    for name in ("item", "time", "click"):
+        assert np.array_equal(getattr(log, name)[late], getattr(blocks[1], name))
+    assert np.array_equal(log.user[late] - 4000, blocks[1].user)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"clicks": 60_000},
+        {"clicks": 60_000, "users": 1000, "items": 5000},
+        {"clicks": 60_000, "users": 40_000, "days": 3},
+        {"clicks": 60_000, "skew": 0.5},
+        {"clicks": 60_000, "skew": 0.2, "robot": 20_000},
+    ],
+)
+def test_a_plan_has_the_clicks_and_the_skew_it_was_asked_for(wanted):
+    plan = simulator.plan_for(**wanted)
+    users, items = [], []
+    for number in range(plan.blocks):
+        block = simulator.block(plan, number)
+        clicked = block.click == 1
+        users.append(block.user[clicked] + number * simulator.BLOCK)
+        items.append(block.item[clicked])
+    users, items = np.concatenate(users), np.concatenate(items)
+    assert len(users) == pytest.approx(60_000, rel=0.05)
+    assert (users == plan.users).sum() == wanted.get("robot", 0)
+    hottest = np.bincount(items[users < plan.users]).max() / (users < plan.users).sum()
+    if "skew" in wanted:
+        assert hottest == pytest.approx(wanted["skew"], abs=0.02)
+    else:
+        assert hottest < 0.05
+
+
+def test_the_robot_reads_what_is_born_and_never_twice_at_a_time():
+    plan = simulator.Plan(users=1, items=96, days=2, robot=200_000)  # more than one a second
+    block = simulator.block(plan, 0)
+    robot = block.user == 1
+    assert len(set(zip(block.item[robot].tolist(), block.time[robot].tolist(), strict=True))) == plan.robot
+    early = robot & (block.time < block.time[0] + 86_400)
+    assert 48 <= len(set(block.item[early])) < len(set(block.item[robot])) == 96
+
+
+@pytest.mark.parametrize("wanted", [{"users": 10}, {"users": 0}, {"robot": 10_000}, {"skew": 1.0}, {"days": 0}])
+def test_what_no_magazine_can_give_is_refused(wanted):
+    with pytest.raises(UsageError):
+        simulator.plan_for(**{"clicks": 10_000, "items": 96} | wanted)
