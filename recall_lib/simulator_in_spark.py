@@ -158,11 +158,12 @@ def _write_part(plan: simulator.Plan, ids: pa.StringArray, folder: str, part: in
             block, offset = simulator.block(plan, number), number * simulator.BLOCK
             rows = np.flatnonzero((block.user >= begin - offset) & (block.user < end - offset))
             days = block.time[rows] // simulator.SECONDS
+            readers = {name: pa.array(block.readers[name]) for name in ("user_id", "city", "age", "gender")}
             for day in np.unique(days).tolist():
                 if day not in writers:
                     file = stack.enter_context(fs.open(f"{path}/clicks/{np.datetime64(day, 'D')}-{part:05d}.parquet", "wb"))
                     writers[day] = stack.enter_context(pq.ParquetWriter(file, _RAW, compression="zstd"))
-                writers[day].write_table(_raw_rows(block, ids, rows[days == day]))
+                writers[day].write_table(_raw_rows(block, readers, ids, rows[days == day]))
             clicked = int(block.click[rows].sum())
             written["clicks"] += clicked
             written["impressions"] += rows.size - clicked
@@ -170,14 +171,16 @@ def _write_part(plan: simulator.Plan, ids: pa.StringArray, folder: str, part: in
     return written
 
 
-def _raw_rows(block: simulator.Block, ids: pa.StringArray, rows: npt.NDArray[np.int64]) -> pa.Table:
+def _raw_rows(
+    block: simulator.Block, readers: dict[str, pa.StringArray], ids: pa.StringArray, rows: npt.NDArray[np.int64]
+) -> pa.Table:
     user = pa.array(block.user[rows])
     columns = {
         "article_id": ids.take(pa.array(block.item[rows])),
         "expo_time": pa.array(block.time[rows]),
         "click": pa.array(block.click[rows], pa.int32()),
     }
-    columns |= {name: pa.array(block.readers[name]).take(user) for name in ("user_id", "city", "age", "gender")}
+    columns |= {name: text.take(user) for name, text in readers.items()}
     return pa.table(columns).select(_RAW.names)
 
 
