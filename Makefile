@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint bench clean
 SHELL := /bin/bash
 
 stamp := .venv/.ready
+peers := build/bench/venv/.ready
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -22,6 +23,15 @@ lint: $(stamp) ## ruff and mypy
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+bench: $(stamp) $(peers) ## measure beside other tools into build/bench; ONLY=samples for one table, SCALE=0.01 to try it out
+	@.venv/bin/python -m tests.benchmarks.run $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)')
+
+$(peers): tests/benchmarks/peers/requirements.txt
+	@echo "making build/bench/venv: what ours is measured against"
+	@.venv/bin/python -m venv --clear build/bench/venv
+	@build/bench/venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 clean: ## remove what the demo and the tools wrote; .venv stays
 	@rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
