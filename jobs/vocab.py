@@ -2,20 +2,25 @@
 
 import sys
 
+from pyspark.sql import functions as F
+
 from recall_lib import schemas
 from recall_lib.job import Context, main
 from recall_lib.transforms import vocab as transform
-from recall_lib.transforms.holdout import assign_splits
+from recall_lib.transforms.holdout import TRAIN, assign_splits, newest_training_click
 
 
 def run(ctx: Context) -> None:
     """Publish vocab/dt."""
     config = ctx.config
+    protocol, features = config.evaluation.protocol, config.features
     events, inputs = ctx.history()
-    clicks = assign_splits(events, config.evaluation.protocol, config.seed)
-    counts = transform.filter_rare(transform.count_values(clicks, config.features), config.features)
-    vocab = transform.assign_ids(counts, config.spark.partitions).persist()
-    facts = transform.describe(vocab, config.features)
+    newest = assign_splits(events, protocol, config.seed).persist()
+    counts = transform.count_values(events, newest.where(F.col("split") != TRAIN), features)
+    counts = transform.filter_rare(counts, features).persist()
+    vocab, sizes = transform.assign_ids(counts, config.spark.partitions)
+    facts = transform.describe(sizes, features)
+    facts["newest_ts"] = newest_training_click(events, newest, protocol, config.seed)
     ctx.tables.publish(vocab, schemas.VOCAB, "vocab", ctx.dt, inputs=inputs, facts=facts)
     ctx.say("ids per feature: " + ", ".join(f"{name} {size}" for name, size in facts["sizes"].items()))
     ctx.spark.catalog.clearCache()

@@ -4,59 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
-from recall_lib.ids import UNKNOWN
 from recall_lib.io import raw
 from recall_lib.job import Context
-from recall_lib.transforms import samples
+from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
-from recall_lib.transforms.holdout import TEST, TRAIN, assign_splits, tie_breaker
+from recall_lib.transforms.grouping import partitions_for
+from recall_lib.transforms.holdout import TEST, click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
 from recall_lib.transforms.vocab import encode
 
 
 def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
-    """One row a user that gets a top-N (schemas.runs with `seen`), from the clicks before dt, and the inputs' digests.
+    """One row a user that gets a top-N (schemas.runs), from the clicks before dt, and the inputs' digests.
 
     The users are those of the events, or of `input.users`; one without clicks has an empty history and unknown features.
     """
     config = ctx.config
-    features = config.features
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
-    clicks = encode(tie_breaker(events), vocab, features)
-    users = samples.newest_features(clicks, features)
     if config.input.users:
         table = raw.read_rows(ctx.spark, config.input, config.input.users)
         require_columns(table, [config.input.columns.user_id], "input.users")
         wanted = table.select(F.col(f"`{config.input.columns.user_id}`").cast("string").alias("user_id")).distinct()
-        users = wanted.where("user_id NOT IN ('', 'NULL')").join(users, "user_id", "left").fillna(UNKNOWN)
-    rows = samples.histories(users, clicks, features, config.samples)
-    return rows.repartition(config.spark.partitions, "user_id").sortWithinPartitions("user_id"), inputs
+        wanted = wanted.where("user_id NOT IN ('', 'NULL')")
+        # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
+        events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
+    clicks = encode(tie_breaker(events), vocab, config.features)
+    clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
+    clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
+    return samples.histories(clicks, _partitions(ctx), config.features, config.samples), inputs
+
+
+def _partitions(ctx: Context) -> int:
+    return partitions_for(ctx.tables.manifest("vocab", ctx.dt)["train_clicks"])
+
+
+# Of a row without a click: earlier than any time or position.
+_BEFORE_ALL = -(1 << 62)
 
 
 def test_of_day(ctx: Context) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
     """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored."""
-    features = ctx.config.features
+    config = ctx.config
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     inputs[f"events/dt={ctx.dt}"] = ctx.tables.manifest("events", ctx.dt)["digest"]
-    firsts = _first_clicks(ctx).withColumn("split", F.lit(TEST))
-    clicks = tie_breaker(events).withColumn("split", F.lit(TRAIN))
-    encoded = encode(clicks.unionByName(firsts), vocab, features).persist()
+    firsts = _first_clicks(ctx)
+    clicks = tie_breaker(events).withColumn("of_day", F.lit(False)).unionByName(firsts.withColumn("of_day", F.lit(True)))
+    clicks = encode(clicks, vocab, config.features)
+    clicks = samples.columns(clicks, config.features, F.col("of_day"), own_ages=False)
+    frame = samples.samples_of_day(clicks, _partitions(ctx), config.features, config.samples)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
         "users_repeat": repeated_users(firsts, events).count(),
     }
-    return samples.held_out(encoded, TEST, (TRAIN,), features, ctx.config.samples), inputs, facts
+    return frame, inputs, facts
 
 
 def _first_clicks(ctx: Context) -> DataFrame:
-    return samples.first_clicks(tie_breaker(ctx.tables.read("events", ctx.dt, schemas.events(ctx.config.features))))
+    """Each user's first click of dt, with `tie`."""
+    events = tie_breaker(ctx.tables.read("events", ctx.dt, schemas.events(ctx.config.features)))
+    first = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order()))
+    return events.withColumn("nth", first).where("nth = 1").drop("nth")
 
 
 def test_of_day_is_current(ctx: Context) -> bool:
@@ -84,7 +98,7 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     manifest = tables.manifest("samples", ctx.dt, split=TEST)
     if not made_from.items() <= manifest["inputs"].items():
         raise DataRefused(f"samples/dt={ctx.dt}/split=test was made from other tables: run `recall samples --dt {ctx.dt}`")
-    test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features, seen=True), split=TEST)
+    test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features), split=TEST)
     head = {"protocol": protocol, "status": "final", "users_new": manifest.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
@@ -97,6 +111,4 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
 def training_clicks(ctx: Context) -> DataFrame:
     """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
     events, _ = ctx.history()
-    if ctx.config.evaluation.protocol == "day":
-        return tie_breaker(events)
-    return assign_splits(events, "last_click", ctx.config.seed).where(F.col("split") == TRAIN)
+    return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)

@@ -79,12 +79,10 @@ class Runs:
         """`lists`: every list column of the schema by name."""
         self.samples = samples
         self.items = lists["item_index"]
-        positions = lists["target_position"]
-        self.run_of_target = np.repeat(np.arange(len(positions.lengths)), positions.lengths)
         # Positions and windows in terms of all tokens of the block, end to end.
+        self._token = np.flatnonzero(lists["is_target"].values)
+        self.run_of_target = np.searchsorted(self.items.offsets, self._token, side="right") - 1
         self._start = self.items.offsets[self.run_of_target]
-        self._token = self._start + positions.values
-        self._end = self.items.offsets[self.run_of_target + 1]
         self._age = lists["example_age"].values
         self._negatives = lists["negatives"].values
         self._user = {f.name: lists[f"{f.name}_index"].values for f in features.user}
@@ -113,7 +111,7 @@ class Runs:
 
     def windows(self, targets: Ints) -> Windows:
         """The windows of the given targets, in the given order."""
-        token, start, end = self._token[targets], self._start[targets], self._end[targets]
+        token, start = self._token[targets], self._start[targets]
         first = np.maximum(start, token - self.samples.window_size)
         length = token - first
         newest_first = self.samples.order == "newest_first"
@@ -121,7 +119,7 @@ class Runs:
         place = (token[:, None] - 1 - column) if newest_first else (first[:, None] + column)
         inside = column < length[:, None]
         tokens = self.items.values
-        history = np.where(inside, _take(tokens, np.where(inside, place, 0)), PADDING).astype(np.int64)
+        history = np.where(inside, tokens[np.where(inside, place, 0)], PADDING).astype(np.int64)
         k = self.samples.negatives_per_positive
         return Windows(
             history=history,
@@ -129,7 +127,7 @@ class Runs:
             bags={name: self._bag(name, first, token, newest_first) for name in self._item},
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
             example_age=self._age[targets].astype(np.float32),
-            target=np.where(token < end, _take(tokens, np.where(token < end, token, 0)), PADDING).astype(np.int64),
+            target=tokens[token].astype(np.int64),
             negatives=self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64),
         )
 
@@ -144,6 +142,3 @@ class Runs:
         values = feature.slices(feature.offsets[tokens], feature.offsets[tokens + 1]).values
         return Ragged.of(values, feature.offsets[token] - feature.offsets[first])
 
-
-def _take(values: npt.NDArray, index: Ints) -> npt.NDArray:
-    return values[index] if len(values) else np.zeros(index.shape, np.int64)

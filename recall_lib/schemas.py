@@ -8,6 +8,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql.types import (
     ArrayType,
+    BooleanType,
     DataType,
     DoubleType,
     FloatType,
@@ -59,24 +60,23 @@ def events(features: Features) -> StructType:
     return _struct(**columns)
 
 
-def runs(features: Features, *, seen: bool = False) -> StructType:
+def runs(features: Features) -> StructType:
     """Samples: one row a run of one user's clicks, oldest first, from which windows are cut (see recall_lib/runs.py).
 
-    `target_position` points into the run: the target is the click there, its history the tokens before it. A position
-    equal to the run's length has a history and no target (inference). `seen`: every item the user has clicked, ascending.
+    A target's history are the tokens before it. Rows that are not for training have one target, the last token; it is 0
+    where there is none (inference). `seen`: every item in the user's history, ascending; empty in training rows.
     """
     columns: dict[str, DataType] = {
         "user_id": StringType(),
         "item_index": _INTS,  # a token each
-        "target_position": _INTS,  # a target each
+        "is_target": ArrayType(BooleanType()),  # a token each
         "example_age": ArrayType(FloatType()),  # days, a target each
         "negatives": _INTS,  # negatives_per_positive for each target, padded with 0
     }
     columns |= {f"{feature.name}_index": _INTS for feature in features.user}  # a target each
     columns |= {f"{feature.name}_index": _INTS for feature in features.item}  # the tokens' values, concatenated
     columns |= {f"{f.name}_length": _INTS for f in features.item if f.multi}  # values of each token, at least 1
-    if seen:
-        columns["seen"] = _INTS
+    columns["seen"] = _INTS
     return _struct(**columns)
 
 

@@ -22,6 +22,7 @@ _CONF = {
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # or a row with too few fields is not seen as malformed
     "spark.sql.legacy.codingErrorAction": "true",  # Spark 4: undecodable bytes are replaced (and rejected by us), not fatal
     "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics, so that no day is skipped
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -29,7 +30,7 @@ _LOGGING = Path(__file__).with_name("log4j2.properties")
 # Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
 _LOCAL_CONF = {
     "spark.ui.enabled": "false",
-    "spark.driver.memory": "3g",
+    "spark.driver.memory": "2g",  # with what lies beside the heap, the process stays below 3 GiB
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.extraJavaOptions": f"-Duser.timezone=UTC -Dlog4j2.configurationFile={_LOGGING}",

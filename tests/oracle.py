@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,11 @@ def split_last_click(own: list[Click]) -> tuple[list[Click], Click | None, Click
     if len(own) == 2:
         return own[:1], None, own[1]
     return own[:-2], own[-2], own[-1]
+
+
+def split_day(own: list[Click], validates: bool) -> tuple[list[Click], Click | None, None]:
+    """The same for the clicks before dt: who validates does so with the last one."""
+    return (own[:-1], own[-1], None) if validates else (own, None, None)
 
 
 def vocabulary(train: list[Click], held_out: list[Click], config: Any) -> dict[str, Counter]:
@@ -93,13 +98,20 @@ def sample(
     }
 
 
-def samples(clicks: list[Click], config: Any) -> dict[str, list[dict[str, Any]]]:
-    """Every sample per split under protocol last_click, subsampling and negatives left out."""
-    users = {user: split_last_click(own) for user, own in by_user(clicks).items()}
+def samples(clicks: list[Click], config: Any, validates: Set[str] = frozenset()) -> dict[str, list[dict[str, Any]]]:
+    """Every sample per split of the clicks before the hold-out, subsampling and negatives left out.
+
+    Args:
+        validates: with protocol `day`, the users whose last click is validation.
+    """
+    by_day = config.evaluation.protocol == "day"
+    users = {
+        user: split_day(own, user in validates) if by_day else split_last_click(own) for user, own in by_user(clicks).items()
+    }
     train = [click for own, _, _ in users.values() for click in own]
     held_out = [click for _, *held in users.values() for click in held if click]
     vocab = vocabulary(train, held_out, config)
-    settings, newest = config.samples, max(click.time for click in train)
+    settings, newest = config.samples, max((click.time for click in train), default=0.0)
     by_time = config.input.ordering == "time"
     found: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for user, (own, validation, test) in users.items():
@@ -114,7 +126,7 @@ def samples(clicks: list[Click], config: Any) -> dict[str, list[dict[str, Any]]]
             ("validation", validation, own),
             ("test", test, own + ([validation] if validation else [])),
         ):
-            if target:
+            if target and before:
                 history = tokens_of(before, vocab["item_id"], settings)[-settings.window_size :]
                 found[name].append(sample(user, history, target, 0.0, vocab, config))
     return found

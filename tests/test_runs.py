@@ -22,14 +22,14 @@ def ids() -> st.SearchStrategy[int]:
 
 @st.composite
 def rows(make: Any) -> dict[str, Any]:
-    """One run: tokens with their tags, and targets among them, the place after the last one included."""
+    """One run: tokens with their tags, and targets among them."""
     tokens = make(st.lists(st.tuples(ids(), ids(), st.lists(ids(), min_size=1, max_size=3)), max_size=9))
-    places = sorted(make(st.sets(st.integers(0, len(tokens)))))
+    places = sorted(make(st.sets(st.integers(0, len(tokens) - 1)))) if tokens else []
     return {
         "item_index": [item for item, _, _ in tokens],
         "category_index": [category for _, category, _ in tokens],
         "tags": [tags for *_, tags in tokens],
-        "target_position": places,
+        "is_target": [place in places for place in range(len(tokens))],
         "example_age": [make(st.integers(0, 20)) / 4 for _ in places],
         "city_index": [make(ids()) for _ in places],
         "negatives": [make(ids()) for _ in range(K * len(places))],
@@ -40,7 +40,7 @@ def as_batch(block: list[dict[str, Any]]) -> pa.RecordBatch:
     columns = {name: [row[name] for row in block] for name in block[0] if name != "tags"}
     columns["tags_index"] = [[tag for tags in row["tags"] for tag in tags] for row in block]
     columns["tags_length"] = [[len(tags) for tags in row["tags"]] for row in block]
-    kinds = {"example_age": pa.list_(pa.float32())}
+    kinds = {"example_age": pa.list_(pa.float32()), "is_target": pa.list_(pa.bool_())}
     return pa.RecordBatch.from_pydict({name: pa.array(values, kinds.get(name, INTS)) for name, values in columns.items()})
 
 
@@ -48,7 +48,7 @@ def naive(block: list[dict[str, Any]], width: int, order: str) -> list[dict[str,
     """Every target's window, one after the other."""
     found = []
     for row in block:
-        for n, place in enumerate(row["target_position"]):
+        for n, place in enumerate(np.flatnonzero(row["is_target"])):
             seen = list(range(max(0, place - width), place))
             if order == "newest_first":
                 seen.reverse()
@@ -59,7 +59,7 @@ def naive(block: list[dict[str, Any]], width: int, order: str) -> list[dict[str,
                     "tags": [tag for i in seen for tag in row["tags"][i]],
                     "city": row["city_index"][n],
                     "age": row["example_age"][n],
-                    "target": row["item_index"][place] if place < len(row["item_index"]) else 0,
+                    "target": row["item_index"][place],
                     "negatives": row["negatives"][K * n : K * (n + 1)],
                 }
             )

@@ -18,7 +18,7 @@ from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.runs import Ragged
 from recall_lib.transforms.metrics import CUTOFFS, RANKS, RECOMMENDERS
-from recall_lib.transforms.samples import LEAST_HISTORY
+from recall_lib.transforms.users import LEAST_HISTORY
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemKnn, MostClicked
@@ -99,5 +99,5 @@ def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostCl
 
 def _last_clicks(rows: pa.RecordBatch) -> Ragged:
     tokens = Ragged.from_arrow(rows.column("item_index"))
-    end = tokens.offsets[:-1] + Ragged.from_arrow(rows.column("target_position")).values
+    end = tokens.offsets[1:] - 1  # the last token is the target
     return tokens.slices(np.maximum(tokens.offsets[:-1], end - LEAST_HISTORY), end)

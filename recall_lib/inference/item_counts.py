@@ -1,4 +1,4 @@
-"""The item counts of a vocabulary as NumPy arrays, read where they are needed: by an executor or a training rank."""
+"""The item counts of a vocabulary as a NumPy array, read where they are needed: by an executor or a training rank."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
@@ -24,17 +25,11 @@ def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
         fs, path = url_to_fs(name)
         with fs.open(path, "rb") as file:
             table = pq.read_table(file, columns=["feature", "index", "count"])
-        rows = np.asarray(table.column("feature").to_pandas() == ITEM_ID)
-        indexes.append(table.column("index").to_numpy()[rows])
-        counts.append(table.column("count").to_numpy()[rows])
+        table = table.filter(pc.equal(table.column("feature"), ITEM_ID))
+        indexes.append(table.column("index").to_numpy())
+        counts.append(table.column("count").to_numpy())
     index, count = np.concatenate(indexes), np.concatenate(counts)
     by_index = np.zeros(max(int(index.max(initial=0)) + 1, FIRST_INDEX), np.int64)
     by_index[index] = count
     by_index[:FIRST_INDEX] = 0
     return by_index
-
-
-def sampling_weights(files: tuple[str, ...], alpha: float) -> npt.NDArray[np.float64]:
-    """count^alpha of each item id, float64 [items]; 0 where the count is 0, whatever alpha."""
-    counts = item_counts(files)
-    return np.where(counts > 0, np.power(np.maximum(counts, 1), alpha, dtype=np.float64), 0.0)

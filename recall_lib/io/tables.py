@@ -13,7 +13,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from recall_lib import __version__
 from recall_lib.config import Config
@@ -179,18 +179,63 @@ class Tables:
 
         All days are written and digested before the first is swapped in.
         """
-        assert self.spark is not None
         frame = enforce(frame, StructType([*schema, StructField("dt", StringType())]), dataset)
         with self._staged(dataset, "days", {}) as staging:
             frame.write.mode("overwrite").partitionBy("dt").parquet(self.uri(staging))
-            columns = StructType([*schema, StructField("dt", StringType())])
-            written = self.spark.read.schema(columns).parquet(self.uri(staging))
-            contents = content_digests(written, "dt")
+            contents = self._contents(staging, schema, "dt")
             for day in days:
-                rows, digest = contents.get(day, (0, EMPTY_DIGEST))
-                folder = f"{staging}/dt={day}"
-                self.fs.makedirs(folder, exist_ok=True)
-                self._swap_in(folder, dataset, day, {}, {"rows": rows, "digest": digest, "inputs": {}, **(facts or {})})
+                self._swap_in_part(f"{staging}/dt={day}", dataset, day, {}, contents.get(day), {"inputs": {}, **(facts or {})})
+
+    def publish_splits(
+        self,
+        write: Callable[[str], DataFrame],
+        schema: StructType,
+        dataset: str,
+        dt: str,
+        splits: list[str],
+        *,
+        inputs: Mapping[str, str],
+    ) -> list[dict[str, Any]]:
+        """Publish what executors write themselves, a publication per listed split.
+
+        Args:
+            write: given the address of a folder, a frame whose tasks write files there and name them (writing.WRITTEN).
+            schema: of the files.
+            inputs: digest of each publication it was made from, by name.
+
+        Returns:
+            The manifest of each split.
+        """
+        with self._staged(dataset, dt, {}) as staging:
+            written = {f"{staging}/split={split}/{name}" for split, name in write(self.uri(staging)).collect()}
+            for path in self.fs.find(staging):
+                if path not in written:  # of an attempt that failed or came second
+                    self.fs.rm(path)
+            contents = self._contents(staging, schema, "split")
+            return [
+                self._swap_in_part(
+                    f"{staging}/split={split}", dataset, dt, {"split": split}, contents.get(split), {"inputs": dict(inputs)}
+                )
+                for split in splits
+            ]
+
+    def _contents(self, folder: str, schema: StructType, by: str) -> dict[str, tuple[int, str]]:
+        assert self.spark is not None
+        columns = StructType([*schema, StructField(by, StringType())])
+        return content_digests(self.spark.read.schema(columns).parquet(self.uri(folder)), by)
+
+    def _swap_in_part(
+        self,
+        folder: str,
+        dataset: str,
+        dt: str,
+        keys: dict[str, str],
+        contents: tuple[int, str] | None,
+        facts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        rows, digest = contents or (0, EMPTY_DIGEST)
+        self.fs.makedirs(folder, exist_ok=True)
+        return self._swap_in(folder, dataset, dt, keys, {"rows": rows, "digest": digest, **facts})
 
     @contextmanager
     def publish_files(
@@ -298,7 +343,12 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     Without `by` the whole frame is one group named "".
     """
     key = F.col(by) if by else F.lit("")
-    columns = [F.coalesce(F.to_json(F.struct(column)), F.lit("")) for column in frame.columns if column != by]
+    # A hash skips nulls and does not tell where a list ends: both are hashed too.
+    columns: list[Column] = []
+    for field in frame.schema:
+        if field.name != by:
+            column = F.col(f"`{field.name}`")
+            columns += [column, F.size(column) if isinstance(field.dataType, ArrayType) else column.isNull()]
     sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
     rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}

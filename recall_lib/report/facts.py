@@ -71,7 +71,7 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
 def _stage(tables: Tables, dt: str, name: str, keys: dict[str, str]) -> dict[str, Any]:
     manifest = tables.manifest(name, dt, **keys)
     facts = flatten({key: value for key, value in manifest.items() if key not in _COMMON})
-    targets = [file["values"]["target_position"] for file in manifest["files"] if "target_position" in file.get("values", {})]
+    targets = [file["values"]["example_age"] for file in manifest["files"] if "example_age" in file.get("values", {})]
     return {
         "name": " ".join([name, *keys.values()]),
         "bytes": sum(file["bytes"] for file in manifest["files"]),

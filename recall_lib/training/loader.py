@@ -162,7 +162,8 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     from petastorm import make_batch_reader
     from petastorm.transform import TransformSpec, edit_field
 
-    lists = [field.name for field in runs_schema(features, seen=seen) if field.name != "user_id"]
+    unread = {"user_id"} if seen else {"user_id", "seen"}
+    lists = [field.name for field in runs_schema(features) if field.name not in unread]
     names = [name + suffix for name in lists for suffix in (_VALUES, _LENGTHS)]
 
     def pack(frame: pd.DataFrame) -> pd.DataFrame:
@@ -209,4 +210,4 @@ def _unpack(groups: list[Packed]) -> dict[str, Ragged]:
 
 
 def _dtype(name: str) -> type[np.generic]:
-    return np.float32 if name == "example_age" else np.int32
+    return {"example_age": np.float32, "is_target": np.bool_}.get(name, np.int32)

@@ -60,6 +60,6 @@ def plan(targets: Sequence[int], ranks: int, batch_size: int) -> tuple[list[list
     if min(loads) < steps:
         raise DataRefused(
             f"{ranks} ranks cannot share {sum(targets)} targets in {sum(map(bool, targets))} files evenly (targets a rank: "
-            f"{loads}): set spark.partitions, the number of sample files, well above training.ranks, or use fewer ranks"
+            f"{loads}): run `recall samples` with this training.ranks, or use fewer ranks"
         )
     return shards, np.stack([batch_sizes(load, steps) for load in loads])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from recall_lib.ids import PADDING
 from recall_lib.runs import Ragged
@@ -83,19 +80,6 @@ def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
-def add_negatives(
-    batches: Iterable[pa.RecordBatch], load_weights: Callable[[], npt.NDArray[np.float64]], k: int
-) -> Iterator[pa.RecordBatch]:
-    """Replaces columns `negative_key` (int64 a run) and `own` (ascending items a run) by `negatives` (k a target), last."""
-    weights = load_weights()
-    for batch in batches:
-        positions = Ragged.from_arrow(batch.column("target_position"))
-        run = np.repeat(np.arange(batch.num_rows), positions.lengths)
-        with np.errstate(over="ignore"):
-            base = batch.column("negative_key").to_numpy().view(np.uint64)[run]
-            keys = mix(base + positions.values.astype(np.uint64))
-        own = Ragged.from_arrow(batch.column("own"))
-        drawn = draw(keys, own.slices(own.offsets[run], own.offsets[run + 1]), weights, k)
-        column = pa.ListArray.from_arrays(pa.array(positions.offsets * k, pa.int32()), pa.array(drawn.ravel()))
-        names = [name for name in batch.schema.names if name not in ("negative_key", "own")]
-        yield pa.RecordBatch.from_arrays([*(batch.column(name) for name in names), column], [*names, "negatives"])
+def sampling_weights(counts: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.float64]:
+    """count^alpha of each item index; 0 where the count is 0, whatever alpha."""
+    return np.where(counts > 0, np.power(np.maximum(counts, 1), alpha, dtype=np.float64), 0.0)

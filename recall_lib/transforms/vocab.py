@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
 from recall_lib.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
-from recall_lib.transforms.holdout import TRAIN
 
 
-def count_values(events: DataFrame, features: Features) -> DataFrame:
+@dataclass(frozen=True)
+class FeatureSize:
+    """Ids that a feature takes, 0 and 1 counted, and how often its known and unknown values occur."""
+
+    feature: str
+    ids: int = FIRST_INDEX
+    known_count: int = 0
+    unknown_count: int = 0
+
+
+def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> DataFrame:
     """Training counts: rows (feature, value, count); value null counts what is unknown in the log itself.
 
     Items, item features and user_id count once a click, other user features once a user (as in P). An item that only
     hold-outs have is counted 0 where item_id.min_count is 1, so that it keeps an id.
 
     Args:
-        events: clicks with `split`.
+        events: before the hold-out.
+        held_out: those of them that are no training clicks: few, so that they are subtracted rather than the rest sought.
     """
-    train = events.where(F.col("split") == TRAIN)
+    clicks = events.withColumn("n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("n")))
+    # A frame a feature: each reads its own column alone, and counts before it moves anything.
+    counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
+    for feature in (*features.user, *features.item):
+        if feature.buckets:
+            continue
+        if getattr(feature, "multi", False):
+            counted.append(_count(clicks, feature.name, F.explode(_known_list(feature.name))))
+        elif feature in features.item or feature.name == "user_id":
+            counted.append(_count(clicks, feature.name, F.col(feature.name)))
+        else:
+            pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("n").alias("clicks")).where("clicks > 0")
+            counted.append(_count(pairs.withColumn("n", F.lit(1)), feature.name, F.col(feature.name)))
+    values = reduce(DataFrame.unionByName, counted)
+    may_be_unseen = (F.col("feature") == ITEM_ID) & F.lit(features.item_id.min_count == 1)
+    return values.where((F.col("count") > 0) | may_be_unseen)
 
-    def pair(name: str, value: Column) -> Column:
-        return F.struct(F.lit(name).alias("feature"), value.alias("value"))
 
-    single = [pair(ITEM_ID, F.col(ITEM_ID))]
-    single += [pair(f.name, F.col(f.name)) for f in features.item if not f.multi and not f.buckets]
-    single += [pair(f.name, F.col(f.name)) for f in features.user if f.name == "user_id" and not f.buckets]
-    lists = [F.transform(_known_list(f.name), partial(pair, f.name)) for f in features.item if f.multi and not f.buckets]
-    counted = [train.select(F.explode(F.concat(F.array(*single), *lists)).alias("pair")).select("pair.*")]
-    per_user = [f.name for f in features.user if f.name != "user_id" and not f.buckets]
-    if per_user:
-        pairs = train.select("user_id", F.explode(F.array(*(pair(name, F.col(name)) for name in per_user))).alias("pair"))
-        counted.append(pairs.distinct().select("pair.*"))
-    values = counted[0] if len(counted) == 1 else counted[0].unionByName(counted[1])
-    values = values.withColumn("n", F.lit(1))
-    if features.item_id.min_count == 1:
-        held_out = events.where(F.col("split") != TRAIN).select(F.lit(ITEM_ID).alias("feature"), F.col(ITEM_ID).alias("value"))
-        values = values.unionByName(held_out.distinct().withColumn("n", F.lit(0)))
-    return values.groupBy("feature", "value").agg(F.sum("n").cast("long").alias("count"))
+def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
+    values = rows.select(value.alias("value"), "n").groupBy("value").agg(F.sum("n").cast("long").alias("count"))
+    return values.select(F.lit(name).alias("feature"), "value", "count")
 
 
 def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
@@ -55,49 +67,48 @@ def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
     )
 
 
-def assign_ids(counts: DataFrame, partitions: int) -> DataFrame:
-    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1.
+def assign_ids(counts: DataFrame, partitions: int) -> tuple[DataFrame, list[FeatureSize]]:
+    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1. And what each feature has.
 
     A range sort over all features at once, then each partition numbers its own rows from the totals of those before it:
     no step sees more than one partition's rows, and only partitions x features numbers reach the driver.
+
+    Args:
+        counts: persisted.
     """
     known = counts.where("value IS NOT NULL")
     order = [F.col("feature"), F.col("count").desc(), F.col("value")]
     # Persisted, because the numbering below must see the very partitions that were counted.
     ranged = known.repartitionByRange(partitions, *order).withColumn("part", F.spark_partition_id()).persist()
-    totals = ranged.groupBy("feature", "part").agg(F.count(F.lit(1)).alias("n")).orderBy("feature", "part").collect()
-    starts: list[tuple[str, int, int]] = []
-    following: dict[str, int] = {}
-    for feature, part, n in totals:
-        starts.append((feature, part, following.get(feature, FIRST_INDEX)))
-        following[feature] = starts[-1][2] + n
-    rank = F.row_number().over(Window.partitionBy("part", "feature").orderBy(F.col("count").desc(), "value"))
+    totals = ranged.groupBy("feature", "part").agg(F.count(F.lit(1)), F.sum("count")).collect()
     unknown = counts.where("value IS NULL").select("feature", F.lit(UNKNOWN).alias("index"), "value", "count")
+    sizes = {row["feature"]: FeatureSize(row["feature"], unknown_count=row["count"]) for row in unknown.collect()}
+    starts: list[tuple[str, int, int]] = []
+    for feature, part, values, count in sorted(totals):
+        size = sizes.setdefault(feature, FeatureSize(feature))
+        starts.append((feature, part, size.ids))
+        sizes[feature] = replace(size, ids=size.ids + values, known_count=size.known_count + count)
     if not starts:
-        return unknown
+        return unknown, list(sizes.values())
+    rank = F.row_number().over(Window.partitionBy("part", "feature").orderBy(F.col("count").desc(), "value"))
     offsets = counts.sparkSession.createDataFrame(starts, "feature string, part int, start long")
     numbered = ranged.join(F.broadcast(offsets), ["feature", "part"])
     numbered = numbered.select("feature", (rank - 1 + F.col("start")).cast("int").alias("index"), "value", "count")
-    return numbered.unionByName(unknown)
+    return numbered.unionByName(unknown), list(sizes.values())
 
 
-def describe(vocab: DataFrame, features: Features) -> dict[str, Mapping[str, int]]:
-    """Facts for the manifest: sizes (ids per feature, 0 and 1 counted) and counts (values' occurrences, kept and unknown)."""
-    known = F.col("value").isNotNull()
-    rows = vocab.groupBy("feature").agg(
-        F.max("index") + 1,
-        F.sum(F.when(known, F.col("count")).otherwise(0)),
-        F.sum(F.when(~known, F.col("count")).otherwise(0)),
-    )
-    found = {name: (max(size, FIRST_INDEX), kept, unknown) for name, size, kept, unknown in rows.collect()}
-    sizes = {
-        name: found.get(name, (FIRST_INDEX,))[0] for name in [ITEM_ID, *(f.name for f in (*features.user, *features.item))]
-    }
+def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
+    """Facts for the manifest: sizes (ids per feature, 0 and 1 counted), counts (values' occurrences, kept and unknown) and
+    train_clicks."""
+    items = next((size for size in found if size.feature == ITEM_ID), FeatureSize(ITEM_ID))
+    sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item))], FIRST_INDEX)
+    sizes |= {size.feature: size.ids for size in found}
     sizes |= {f.name: FIRST_INDEX + f.buckets for f in (*features.user, *features.item) if f.buckets}
     return {
         "sizes": sizes,
-        "known_count": {name: kept for name, (_, kept, _) in found.items()},
-        "unknown_count": {name: unknown for name, (_, _, unknown) in found.items()},
+        "known_count": {size.feature: size.known_count for size in found},
+        "unknown_count": {size.feature: size.unknown_count for size in found},
+        "train_clicks": items.known_count + items.unknown_count,
     }
 
 
@@ -108,9 +119,9 @@ def known_items(vocab: DataFrame) -> DataFrame:
 
 
 def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
-    """Adds item_index, item_count (training count, null if unknown) and `<feature>_index` (int, or list for multi)."""
+    """Adds item_index and `<feature>_index` (int, or list for multi)."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
-    items = items.select(F.col("value").alias(ITEM_ID), F.col("index").alias("item_index"), F.col("count").alias("item_count"))
+    items = items.select(F.col("value").alias(ITEM_ID), F.col("index").alias("item_index"))
     encoded = events.join(items, ITEM_ID, "left").withColumn("item_index", F.coalesce("item_index", F.lit(UNKNOWN)))
     for feature in (*features.user, *features.item):
         column = f"{feature.name}_index"

@@ -32,8 +32,7 @@ from tests.benchmarks.log import CLICKS_A_USER, DT, ITEMS, publish_log
 from tests.benchmarks.stages import Stage, last_stage, profile, stages_after
 
 WINDOW, MIN_COUNT, PARTITIONS = 50, 2, 8
-THRESHOLD = 0.001  # F's, where hot items are subsampled
-REPEATS = 2  # of every measurement; the fastest counts
+REPEATS = 3  # of every measurement; the fastest counts
 LEAST_CLICKS = 4_000  # however small the scale
 MEMORY_LIMIT = 3 * GIB  # of every process
 _MB = 1e6
@@ -92,11 +91,11 @@ class Built:
         return self.clicks / self.seconds
 
 
-def config(root: Path, threshold: float | None = None) -> Config:
-    """The settings of the benchmark; `threshold` switches the subsampling of hot items on."""
+def config(root: Path) -> Config:
+    """The settings of the benchmark."""
     return Config(
         features=Features(item_id=ItemId(min_count=MIN_COUNT)),
-        samples=Samples(window_size=WINDOW, subsample_threshold=threshold),
+        samples=Samples(window_size=WINDOW),
         evaluation=Evaluation(protocol="day"),
         paths=Paths(root=str(root)),
         spark=Spark(master=f"local[{CORES}]", partitions=PARTITIONS),
@@ -117,15 +116,6 @@ def build(work: Path, clicks: int) -> Built:
 
 
 @cache
-def build_subsampled(work: Path, clicks: int) -> Built:
-    """The same from the same events with F's subsampling of hot items, in a folder of its own."""
-    ctx, made = log(work, clicks)
-    root = work / f"{clicks}-subsampled"
-    root.mkdir()
-    (root / "events").symlink_to(Path(ctx.config.paths.root) / "events")
-    return fastest_build(Context(config(root, THRESHOLD), DT, "bench"), made)
-
-
 def fastest_build(ctx: Context, clicks: int) -> Built:
     """The fastest of REPEATS builds."""
     runs = []
@@ -235,18 +225,15 @@ def against_polars(work: Path, clicks: int) -> Row:
 
 
 def against_pandas(work: Path, *, ours: int, pandas: int) -> Iterator[Row]:
-    """Row vs_pandas, and vs_pandas_subsampled with the subsampling of hot items on both sides."""
+    """Row vs_pandas, F as it is written, and vs_pandas_without_shares, F without its dearest step; all targets are kept."""
     ctx, clicks = log(work, pandas)
-    out = work / "pandas"
+    built, out = build(work, ours), work / "pandas"
     out.mkdir(parents=True, exist_ok=True)
-    for name, built, threshold in (
-        ("vs_pandas", build(work, ours), None),
-        ("vs_pandas_subsampled", build_subsampled(work, ours), THRESHOLD),
-    ):
-        task = {"events": files(ctx, "events"), "out": str(out), "window_size": WINDOW, "threshold": threshold}
+    for name, shares in (("vs_pandas", True), ("vs_pandas_without_shares", False)):
+        task = {"events": files(ctx, "events"), "out": str(out), "window_size": WINDOW, "shares": shares}
         peer = run_peer("fun_rec.py", task, REPEATS)
         note = f"ours {built.clicks:,} clicks in {built.seconds:.1f} s; F's steps in pandas {peer['version']}: {clicks:,} over "
-        note += f"{ITEMS:,} items in {peer['seconds']:.1f} s; subsampling of hot items {'on' if threshold else 'off'}"
+        note += f"{ITEMS:,} items in {peer['seconds']:.1f} s, shares {'' if shares else 'not '}computed"
         yield faster(name, built.speed, clicks / peer["seconds"], "events/s", note)
 
 
@@ -326,7 +313,7 @@ def where_time_goes(built: Built) -> Iterator[Row]:
 def peak_memory(*sizes: Built) -> Iterator[Row]:
     """A row peak_memory_<millions>m a size: the largest process against what no process may exceed."""
     for built in sizes:
-        note = f"{built.clicks:,} clicks, resident: {built.memory}; Java heap at most 3 GiB; peer: the limit of a process"
+        note = f"{built.clicks:,} clicks, resident: {built.memory}; Java heap at most 2 GiB; peer: the limit of a process"
         name = f"peak_memory_{built.clicks / 1e6:g}m"
         yield smaller(name, built.memory.largest / GIB, MEMORY_LIMIT / GIB, "GiB", note)
 

@@ -101,7 +101,7 @@ def test_report_is_a_table_and_json(tmp_path, capsys):
 def test_peers_make_our_samples_and_are_measured(work, built):
     samples.check_and_warm_up(work, CLICKS)
     rows = [samples.against_polars(work, CLICKS), *samples.against_pandas(work, ours=CLICKS, pandas=CLICKS)]
-    assert [row.name for row in rows] == ["vs_polars", "vs_pandas", "vs_pandas_subsampled"]
+    assert [row.name for row in rows] == ["vs_polars", "vs_pandas", "vs_pandas_without_shares"]
     assert all(row.ours > 0 and row.peer > 0 for row in rows)
 
 

@@ -88,7 +88,7 @@ def model_scores(ctx):
     from recall_lib.inference.shipping import ship_published
     from recall_lib.inference.vectors import user_vectors
 
-    rows = ctx.tables.read("samples", DT, schemas.runs(ctx.config.features, seen=True), split="test")
+    rows = ctx.tables.read("samples", DT, schemas.runs(ctx.config.features), split="test")
     model = ship_published(ctx.tables, "models", DT)
     users = rows.mapInArrow(lambda batches: user_vectors(batches, model=model), schemas.USER_VECTORS).collect()
     items = ctx.tables.read("vectors", DT, schemas.ITEM_VECTORS, kind="item").collect()

@@ -34,7 +34,7 @@ def write_runs(
             {
                 "user_id": f"{path.stem}-{number}",
                 "item_index": items,
-                "target_position": positions,
+                "is_target": [place in positions for place in range(len(items))],
                 "example_age": [p / 4 for p in positions],
                 "negatives": []
                 if held_out
@@ -44,12 +44,12 @@ def write_runs(
                 "tags_index": [tag for values in tags for tag in values],
                 "tags_length": [len(values) for values in tags],
             }
-            | ({"seen": sorted(set(items[:-1]))} if held_out else {})
+            | {"seen": sorted(set(items[:-1])) if held_out else []}
         )
-    kinds = {"user_id": pa.string(), "example_age": pa.list_(pa.float32())}
+    kinds = {"user_id": pa.string(), "example_age": pa.list_(pa.float32()), "is_target": pa.list_(pa.bool_())}
     schema = pa.schema([(name, kinds.get(name, pa.list_(pa.int32()))) for name in rows[0]])
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=row_group_size)
-    return SampleFile(url=f"file://{path}", targets=sum(len(row["target_position"]) for row in rows))
+    return SampleFile(url=f"file://{path}", targets=sum(sum(row["is_target"]) for row in rows))
 
 
 def sequences(users: int, length: int, *, ordered: bool, seed: int = 0) -> list[list[int]]:

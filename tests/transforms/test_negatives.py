@@ -1,13 +1,12 @@
 """Negatives: whatever the draw, what must hold of it, and the shares it is drawn by."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recall_lib.runs import Ragged
-from recall_lib.transforms.negatives import add_negatives, draw
+from recall_lib.transforms.negatives import draw, sampling_weights
 
 
 def keys_of(n, seed=0):
@@ -59,7 +58,7 @@ def test_a_row_is_a_function_of_its_key_alone():
 @pytest.mark.parametrize("alpha", [0.0, 0.75, 1.0])
 def test_the_first_negative_follows_count_to_the_alpha(alpha):
     counts = np.array([0, 0, 100, 40, 40, 12, 5, 1, 0], np.float64)
-    weights = np.where(counts > 0, counts**alpha, 0)
+    weights = sampling_weights(counts.astype(np.int64), alpha)
     n, barred = 40_000, 3
     drawn = draw(keys_of(n, 7), ragged([[barred]] * n), weights, 1)[:, 0]
     found = np.bincount(drawn, minlength=len(counts))
@@ -93,49 +92,3 @@ def test_who_owns_almost_all_weight_still_gets_the_rest_by_its_shares():
 @pytest.mark.parametrize(("weights", "k"), [([0, 0, 1, 1], 0), ([0, 0, 0, 0], 2), ([0, 0], 2)])
 def test_nothing_to_draw(weights, k):
     assert draw(keys_of(3), ragged([[], [], []]), np.array(weights, np.float64), k).tolist() == [[0] * k] * 3
-
-
-def runs_table(seed=4, runs=23):
-    rng = np.random.default_rng(seed)
-    own = [np.unique(rng.integers(2, 12, rng.integers(1, 8))).tolist() for _ in range(runs)]
-    positions = [sorted(rng.choice(9, rng.integers(0, 5), replace=False).tolist()) for _ in range(runs)]
-    return pa.table(
-        {
-            "user_id": [f"u{i // 2}" for i in range(runs)],
-            "target_position": pa.array(positions, pa.list_(pa.int32())),
-            "negative_key": pa.array(rng.integers(-(1 << 63), 1 << 63, runs), pa.int64()),
-            "own": pa.array(own, pa.list_(pa.int32())),
-        }
-    )
-
-
-@pytest.mark.parametrize("k", [0, 1, 4])
-def test_any_batching_gives_equal_negatives(k):
-    table, weights = runs_table(), np.array([0, 0, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1], np.float64)
-    whole = table.combine_chunks().to_batches()[0]
-
-    def added(batches):
-        return pa.Table.from_batches(list(add_negatives(batches, lambda: weights, k)))
-
-    expected = added([whole])
-    assert expected.column_names == ["user_id", "target_position", "negatives"]
-    for size in (1, 2, 5):
-        assert added(table.to_batches(size)).to_pylist() == expected.to_pylist()
-    slices = [whole.slice(0, 3), whole.slice(3, 0), whole.slice(3, 11), whole.slice(14)]
-    assert added(slices).to_pylist() == expected.to_pylist()
-    for row, own in zip(expected.to_pylist(), table["own"].to_pylist(), strict=True):
-        assert len(row["negatives"]) == k * len(row["target_position"])
-        assert not set(row["negatives"]) & set(own)
-
-
-def test_targets_of_a_run_and_runs_of_a_user_draw_differently():
-    weights = np.array([0, 0, *[1] * 5000], np.float64)
-    whole = runs_table().set_column(3, "own", pa.array([[]] * 23, pa.list_(pa.int32()))).combine_chunks().to_batches()[0]
-    [batch] = add_negatives([whole], lambda: weights, 3)
-    groups = [tuple(row[i : i + 3]) for row in batch.column("negatives").to_pylist() for i in range(0, len(row), 3)]
-    assert len(groups) > 20
-    assert len(set(groups)) == len(groups)
-
-
-def test_no_batches_give_no_batches():
-    assert list(add_negatives([], lambda: np.zeros(3), 2)) == []

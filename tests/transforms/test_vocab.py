@@ -63,11 +63,16 @@ def expected_counts(min_count):
     return counts
 
 
+def count(spark, features):
+    clicks = clicks_frame(spark)
+    return vocab.count_values(clicks.drop("split"), clicks.where("split <> 'train'"), features)
+
+
 @pytest.mark.parametrize("min_count", [1, 2])
 def test_items_and_users_count_a_click_other_user_features_a_user(spark, min_count):
     item_id = FEATURES.item_id.model_copy(update={"min_count": min_count})
     features = FEATURES.model_copy(update={"item_id": item_id})
-    found = counted(vocab.count_values(clicks_frame(spark), features))
+    found = counted(count(spark, features))
     assert found == expected_counts(min_count)
     assert found["city", "x"] == 2 < found["item_id", "a"] == 3
     assert found["tags", None] == 1
@@ -79,7 +84,7 @@ def test_items_and_users_count_a_click_other_user_features_a_user(spark, min_cou
 def test_hashed_features_are_not_counted(spark):
     user = tuple(f.model_copy(update={"buckets": 5}) for f in FEATURES.user)
     item = tuple(f.model_copy(update={"buckets": 5}) for f in FEATURES.item)
-    found = counted(vocab.count_values(clicks_frame(spark), FEATURES.model_copy(update={"user": user, "item": item})))
+    found = counted(count(spark, FEATURES.model_copy(update={"user": user, "item": item})))
     assert {feature for feature, _ in found} == {"item_id"}
 
 
@@ -92,8 +97,8 @@ def test_rare_values_fold_into_unknown_with_their_counts(spark):
 
 
 def test_items_of_the_hold_out_alone_come_last(spark):
-    counts = vocab.filter_rare(vocab.count_values(clicks_frame(spark), FEATURES), FEATURES)
-    items = {r["value"]: r["index"] for r in vocab.assign_ids(counts, 3).collect() if r["feature"] == "item_id"}
+    counts = vocab.filter_rare(count(spark, FEATURES), FEATURES)
+    items = {r["value"]: r["index"] for r in vocab.assign_ids(counts, 3)[0].collect() if r["feature"] == "item_id"}
     assert items == {"a": 2, "b": 3, "c": 4, "late": 5, "later": 6}
 
 
@@ -122,7 +127,7 @@ def test_ids_fall_by_count_ties_by_bytes_for_any_partitions(spark, partitions):
         expected |= {(feature, 1, None, count) for value, count in pairs if value is None}
         known = sorted(((v, n) for v, n in pairs if v is not None), key=lambda pair: (-pair[1], pair[0].encode()))
         expected |= {(feature, index, value, count) for index, (value, count) in enumerate(known, start=2)}
-    frame = vocab.assign_ids(spark.createDataFrame(rows, COUNTS), partitions)
+    frame, _ = vocab.assign_ids(spark.createDataFrame(rows, COUNTS), partitions)
     found = [tuple(row) for row in schemas.enforce(frame, VOCAB, "vocab").collect()]
     spark.catalog.clearCache()
     assert len(found) == len(rows)
@@ -131,7 +136,7 @@ def test_ids_fall_by_count_ties_by_bytes_for_any_partitions(spark, partitions):
 
 
 def test_nothing_known_gives_only_unknowns(spark):
-    found = vocab.assign_ids(spark.createDataFrame([("city", None, 3)], COUNTS), 3).collect()
+    found = vocab.assign_ids(spark.createDataFrame([("city", None, 3)], COUNTS), 3)[0].collect()
     assert [tuple(row) for row in found] == [("city", 1, None, 3)]
 
 
@@ -139,11 +144,12 @@ def test_sizes_count_padding_and_unknown(spark):
     features = Features.model_validate(
         {"user": [{"name": "city"}, {"name": "age", "buckets": 10}], "item": [{"name": "tags", "multi": True}]}
     )
-    rows = [("item_id", 1, None, 4), ("item_id", 2, "a", 3), ("item_id", 3, "b", 2), ("city", 1, None, 6)]
-    found = vocab.describe(spark.createDataFrame(rows, VOCAB), features)
+    rows = [("item_id", None, 4), ("item_id", "a", 3), ("item_id", "b", 2), ("city", None, 6)]
+    found = vocab.describe(vocab.assign_ids(spark.createDataFrame(rows, COUNTS), 2)[1], features)
     assert found["sizes"] == {"item_id": 4, "city": 2, "age": 12, "tags": 2}
     assert found["known_count"] == {"item_id": 5, "city": 0}
     assert found["unknown_count"] == {"item_id": 4, "city": 6}
+    assert found["train_clicks"] == 9
 
 
 def test_encoding_looks_values_up_and_keeps_every_row(spark):
@@ -153,15 +159,14 @@ def test_encoding_looks_values_up_and_keeps_every_row(spark):
     rows += [("city", 3, "k", 1), ("category", 3, "x", 1)]
     encoded = vocab.encode(clicks_frame(spark), spark.createDataFrame(rows, VOCAB), FEATURES)
     names = ["user_id", "item_id", "city", "category", "tags", "split"]
-    columns = ["item_index", "item_count", "user_id_index", "city_index", "category_index", "tags_index"]
+    columns = ["item_index", "user_id_index", "city_index", "category_index", "tags_index"]
     found = Counter(repr(([row[n] for n in names], [row[n] for n in columns])) for row in encoded.collect())
     users, items, cities = {"u1": 2}, {"a": 2}, {"x": 2, "k": 3}
     categories, tags_ids = {"k": 2, "x": 3}, {"t": 2, "s": 3}
     expected = Counter()
     for user, item, city, category, tags, split in CLICKS:
         tags_index = [tags_ids.get(tag, 1) for tag in tags] or [1]
-        count = 3 if item == "a" else None
-        ids = [items.get(item, 1), count, users.get(user, 1), cities.get(city, 1), categories.get(category, 1), tags_index]
+        ids = [items.get(item, 1), users.get(user, 1), cities.get(city, 1), categories.get(category, 1), tags_index]
         expected[repr(([user, item, city, category, tags, split], ids))] += 1
     assert found == expected
 

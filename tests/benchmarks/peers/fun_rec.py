@@ -1,10 +1,11 @@
 """Preset F's way to build samples, in pandas: a Python loop over users and targets, a Python list a sample.
 
-Argument: JSON {events, out, window_size, threshold}: the Parquet files of the clicks; the folder for train.parquet and
-test.parquet; t of the subsampling of hot items, null for none. Prints JSON {seconds, version}; imports are not in the seconds.
+Argument: JSON {events, out, window_size, shares}: the Parquet files of the clicks; the folder for train.parquet and
+test.parquet; whether each target's share of all clicks is computed, as F does for its subsampling. Prints JSON
+{seconds, version}; imports are not in the seconds.
 
-The steps are F's with the options of the benchmark: no user features, no cap, no negatives, and without subsampling no item
-shares either. Each user's last click is a test sample. Histories are newest first.
+The steps are F's with the options of the benchmark: no user features, no cap, no negatives, and every target is kept. Each
+user's last click is a test sample. Histories are newest first.
 """
 
 import json
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # user code, history newest first, item code of the target, example_age in days, label, length of the history
+_THRESHOLD = 0.001
 Sample = tuple[int, list[int], int, float, int, int]
 
 
@@ -32,7 +34,7 @@ def read_clicks(files: list[str]) -> pd.DataFrame:
     return clicks.sort_values("event_ts")
 
 
-def slide_windows(clicks: pd.DataFrame, window_size: int, threshold: float | None) -> tuple[list[Sample], list[Sample]]:
+def slide_windows(clicks: pd.DataFrame, window_size: int, shares: bool) -> tuple[list[Sample], list[Sample]]:
     """Training and test samples, each shuffled."""
     counts = clicks.groupby("item_id")["user_id"].count().to_dict()
     train: list[Sample] = []
@@ -42,9 +44,9 @@ def slide_windows(clicks: pd.DataFrame, window_size: int, threshold: float | Non
         for place in range(1, len(items)):
             history = items[:place][::-1]
             keep = 1.0
-            if threshold:
+            if shares:
                 share = counts[items[place]] / np.sum(list(counts.values()))  # F adds up all counts for every target
-                keep = (np.sqrt(share / threshold) + 1) * threshold / share
+                keep = max(1.0, (np.sqrt(share / _THRESHOLD) + 1) * _THRESHOLD / share)  # max: subsampling is off
             if place < len(items) - 1:
                 if random.random() < keep:
                     train.append((user, history, items[place], own.iloc[place]["example_age"], 1, len(history)))
@@ -74,7 +76,7 @@ def main() -> None:
     """Read, make and write the samples, timed."""
     task = json.loads(sys.argv[1])
     started = time.perf_counter()
-    splits = slide_windows(read_clicks(task["events"]), task["window_size"], task["threshold"])
+    splits = slide_windows(read_clicks(task["events"]), task["window_size"], task["shares"])
     for name, samples in zip(("train", "test"), splits, strict=True):
         pq.write_table(pa.table(model_input(samples, task["window_size"])), Path(task["out"]) / f"{name}.parquet")
     print(json.dumps({"seconds": time.perf_counter() - started, "version": pd.__version__}))

@@ -1,0 +1,45 @@
+"""Parquet files written by the executors themselves, so that a batch of columns is a row group and not taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from pyspark import TaskContext
+from pyspark.sql.types import StringType, StructField, StructType
+
+# A file that a task has finished, below `split=<split>/`.
+WRITTEN = StructType([StructField("split", StringType()), StructField("name", StringType())])
+
+
+def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> Iterator[pa.RecordBatch]:
+    """Write each split's batches to a file of its own, a row group each.
+
+    A task that is run again writes files of other names; those of the attempt that Spark counts are what is yielded.
+
+    Args:
+        batches: (split, rows).
+        folder: an address that every executor can write to.
+
+    Yields:
+        WRITTEN.
+    """
+    task = TaskContext.get()
+    assert task is not None, "runs in a Spark task"
+    fs, root = url_to_fs(folder)
+    name = f"part-{task.partitionId():05}-{task.taskAttemptId()}.parquet"
+    writers: dict[str, pq.ParquetWriter] = {}
+    with ExitStack() as stack:
+        for split, batch in batches:
+            if split not in writers:
+                fs.makedirs(f"{root}/split={split}", exist_ok=True)
+                file = stack.enter_context(fs.open(f"{root}/split={split}/{name}", "wb"))
+                writers[split] = stack.enter_context(pq.ParquetWriter(file, batch.schema, compression="zstd"))
+            writers[split].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
+    yield pa.RecordBatch.from_pydict({"split": list(writers), "name": [name] * len(writers)}, pa.schema(_FIELDS))
+
+
+_FIELDS = [(field.name, pa.string()) for field in WRITTEN]
