@@ -287,6 +287,7 @@ class Tables:
             "digest": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
             **facts,
             "files": files,
+            "row_groups": sum(len(file.get("row_groups", ())) for file in files),
             "config": self.config.model_dump(mode="json"),
             "versions": {"recall": __version__, "python": platform.python_version()},
             "run_id": self.run_id,

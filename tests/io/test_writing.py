@@ -1,0 +1,95 @@
+"""What executors write themselves is published whole, and nothing else with it."""
+
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql.types import LongType, StringType, StructField, StructType
+
+from recall_lib.io.tables import Tables, content_digests
+from recall_lib.io.writing import WRITTEN, write_splits
+from recall_lib.transforms.grouping import map_users, partitions_for
+
+DT = "2024-01-02"
+SCHEMA = StructType([StructField("user_id", StringType()), StructField("n", LongType())])
+
+
+def rows(spark, users=41, clicks=7):
+    return spark.range(users * clicks, numPartitions=5).selectExpr(f"concat('u', id % {users}) user_id", "id n")
+
+
+def write(table, folder, fail=False):
+    """Even numbers to split `even`, a batch a user; odd ones to `odd`."""
+
+    def batches():
+        for user in sorted(set(table.column("user_id").to_pylist())):
+            own = table.filter(pa.compute.equal(table.column("user_id"), user))
+            for split, rest in (("even", 0), ("odd", 1)):
+                part = own.filter(pa.compute.equal(pa.compute.bit_wise_and(own.column("n"), 1), rest))
+                yield split, part.combine_chunks().to_batches()[0]
+            if fail:
+                raise ValueError("boom")
+
+    return write_splits(batches(), folder)
+
+
+def writer(spark, folder, **settings):
+    return map_users(rows(spark), 3, partial(write, folder=folder, **settings), WRITTEN)
+
+
+@pytest.fixture
+def tables(make_config, spark):
+    return Tables(make_config(), spark=spark)
+
+
+def test_each_split_is_a_publication_with_a_file_a_partition_and_a_row_group_a_batch(tables, spark):
+    even, odd, none = tables.publish_splits(
+        partial(writer, spark), SCHEMA, "samples", DT, ["even", "odd", "none"], inputs={"x": "y"}
+    )
+    assert (even["rows"], odd["rows"], none["rows"]) == (144, 143, 0)
+    assert none["files"] == []
+    assert [file["name"].split("-")[1] for file in even["files"]] == ["00000", "00001", "00002"]
+    assert even["row_groups"] == 41 == sum(len(file["row_groups"]) for file in even["files"])
+    found = tables.read("samples", DT, SCHEMA, split="even")
+    assert content_digests(found) == content_digests(rows(spark).where("n % 2 = 0"))
+    assert even["inputs"] == {"x": "y"}
+
+
+def test_files_of_attempts_that_do_not_count_are_not_published(tables, spark):
+    def with_stray(folder):
+        frame = writer(spark, folder)
+        lost = f"{folder.removeprefix('file://')}/split=even/part-00001-999.parquet"
+        tables.fs.makedirs(lost.rsplit("/", 1)[0], exist_ok=True)
+        pq.write_table(pa.table({"user_id": ["lost"], "n": [1]}), lost)
+        return frame
+
+    (even,) = tables.publish_splits(with_stray, SCHEMA, "samples", DT, ["even"], inputs={})
+    assert even["rows"] == 144
+    assert tables.read("samples", DT, SCHEMA, split="even").where("user_id = 'lost'").count() == 0
+
+
+def test_a_failed_task_publishes_nothing(tables, spark):
+    with pytest.raises(Exception, match="boom"):
+        tables.publish_splits(partial(writer, spark, fail=True), SCHEMA, "samples", DT, ["even", "odd"], inputs={})
+    assert not tables.find("samples", DT, split="even")
+    assert not any(tables.fs.ls(f"{tables.root}/_staging"))
+
+
+def users_of_partitions(table):
+    yield pa.RecordBatch.from_pydict({"users": [sorted(set(table.column("user_id").to_pylist()))]})
+
+
+def test_a_user_is_whole_in_one_partition_that_depends_on_nothing_else(spark):
+    def partitions(frame):
+        found = map_users(frame, 3, users_of_partitions, "users array<string>").collect()
+        return sorted(row["users"] for row in found)
+
+    found = partitions(rows(spark))
+    assert sorted(user for users in found for user in users) == sorted({f"u{n}" for n in range(41)})
+    assert partitions(rows(spark).repartition(11)) == partitions(rows(spark).coalesce(1)) == found
+
+
+def test_partitions_follow_the_clicks():
+    assert [partitions_for(n) for n in (0, 10_000, 8 << 20, (8 << 20) + 1, 1_000_000_000)] == [8, 8, 8, 9, 954]
+    assert partitions_for(10_000_000, multiple_of=4) == 12
