@@ -58,4 +58,4 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
     assert end.value.code == 0
-    assert "--set" in capsys.readouterr().out
+    assert f"usage: recall {command}" in capsys.readouterr().out

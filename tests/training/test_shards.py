@@ -39,7 +39,7 @@ def test_batches_are_nearly_equal(targets: int, steps: int) -> None:
 
 @pytest.mark.parametrize(("targets", "ranks"), [([100], 2), ([100, 0, 0], 2), ([10_000, 1], 2)])
 def test_too_few_files_or_targets_for_the_ranks(targets: list[int], ranks: int) -> None:
-    with pytest.raises(DataRefused, match=r"spark\.partitions"):
+    with pytest.raises(DataRefused, match="run `recall samples`"):
         plan(targets, ranks, 64)
 
 

@@ -4,9 +4,14 @@ import random
 from collections import defaultdict
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
+from recall_lib.config import Features
+from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.holdout import assign_splits
+from recall_lib.transforms.users import Users
 
 TYPES = "user_id string, item_id string, event_ts timestamp, position long, example_age double, city string, tags array<string>"
 
@@ -29,7 +34,7 @@ def frame(spark, clicks, partitions=3):
 
 
 def splits_of(spark, clicks, protocol="last_click", seed=1, partitions=3):
-    """{user: [(item, city, split)]}, sorted."""
+    """{user: [(item, city, split)]} of each user's newest clicks, sorted."""
     found = defaultdict(list)
     for row in assign_splits(frame(spark, clicks, partitions), protocol, seed).collect():
         found[row["user_id"]].append((row["item_id"], row["city"], row["split"]))
@@ -55,26 +60,26 @@ def test_last_click(spark, by_time):
         users[user].append((minute if by_time else position, item.encode(), item, city))
     expected = {}
     for user, own in users.items():
-        names = ["train"] * len(own)
-        if len(own) > 1:
-            names[-1] = "test"
-        if len(own) > 2:
-            names[-2] = "validation"
-        expected[user] = sorted((item, city, name) for (*_, item, city), name in zip(sorted(own), names, strict=True))
+        names = {1: ["train"], 2: ["train", "test"]}.get(len(own), ["train", "validation", "test"])
+        newest = sorted(own)[-3:]
+        expected[user] = sorted((item, city, name) for (*_, item, city), name in zip(newest, names, strict=True))
     assert splits_of(spark, clicks) == expected
     assert splits_of(spark, clicks[::-1], partitions=1) == expected, "neither order nor partitions matter"
     assert splits_of(spark, clicks, seed=2) == expected
+    training = {(row["user_id"], row["item_id"]) for row in holdout.training_clicks(frame(spark, clicks)).collect()}
+    held_out = {(user, item) for user, rows in expected.items() for item, _, split in rows if split != "train"}
+    assert training == {(user, item) for user, item, *_ in clicks} - held_out
 
 
 def test_equal_times_and_items_are_told_apart_by_the_rest(spark):
-    clicks = [("u", "a", 5, None, city) for city in ("x", "y", None, "z")]
+    clicks = [("u", "a", 5, None, city) for city in ("x", "y", None)]
 
     def splits(clicks, partitions):
         rows = assign_splits(frame(spark, clicks, partitions), "last_click", 1).collect()
         return {row["city"]: row["split"] for row in rows}
 
     found = splits(clicks, 3)
-    assert sorted(found.values()) == ["test", "train", "train", "validation"]
+    assert sorted(found.values()) == ["test", "train", "validation"]
     assert splits(clicks[::-1], 1) == found
     assert splits(clicks[2:] + clicks[:2], 2) == found
 
@@ -89,7 +94,13 @@ def test_day_validates_on_the_last_click_of_a_twentieth_of_the_users(spark):
     assert 0.02 * 800 < len(chosen) < 0.09 * 800
     for user in chosen:
         assert [row for row in found[user] if row[2] != "train"] == [(*last[user][2:], "validation")]
-    assert sum(map(len, found.values())) == len(clicks)
+        assert len(found[user]) == min(2, sum(click[0] == user for click in clicks))
+    assert found.keys() == chosen, "of the others nothing is needed"
+    newest = assign_splits(frame(spark, clicks), "day", 1).persist()
+    held_out = {(row["user_id"], row["item_id"]) for row in newest.where("split <> 'train'").collect()}
+    minutes = [minute for user, item, minute, *_ in clicks if (user, item) not in held_out]
+    found_newest = holdout.newest_training_click(frame(spark, clicks), newest, "day", 1)
+    assert found_newest == (1_700_000_000 + 60 * max(minutes)) * 1_000_000
     assert splits_of(spark, clicks[::-1], "day", partitions=1) == found
     other = {u for u, rows in splits_of(spark, clicks, "day", seed=2).items() if any(s == "validation" for *_, s in rows)}
     assert other != chosen, "the seed chooses"
@@ -97,3 +108,25 @@ def test_day_validates_on_the_last_click_of_a_twentieth_of_the_users(spark):
     more = [*clicks, ("someone", "new", 9, None, "c"), *((user, "newest", 9, None, "c") for user in chosen)]
     again = splits_of(spark, more, "day")
     assert {u for u, rows in again.items() if ("newest", "c", "validation") in rows} == chosen
+
+
+CITIES = [None, "x", "y", "z"]
+
+
+@pytest.mark.parametrize("protocol", ["last_click", "day"])
+def test_the_samples_hold_out_the_same_clicks(spark, protocol):
+    """Vocabularies are counted without the clicks that SQL holds out, samples are made without those that NumPy does."""
+    rng = random.Random(4)
+    clicks = {(f"u{rng.randrange(300)}", rng.choice("aBé"), rng.randrange(3), None, rng.choice(CITIES)) for _ in range(1500)}
+    events = frame(spark, sorted(clicks, key=str))
+    found = {(r["user_id"], r["item_id"], r["city"], r["split"]) for r in assign_splits(events, protocol, 1).collect()}
+    city = F.expr("coalesce(cast(array_position(array('x', 'y', 'z'), city) as int), 0)")
+    encoded = holdout.tie_breaker(events).withColumn("city_index", city)
+    encoded = encoded.withColumn("item_index", F.ascii("item_id"))
+    features = Features.model_validate({"user": [{"name": "city"}]})
+    table = samples.columns(encoded, features, holdout.validates(1), own_ages=False)
+    users = Users.of(pa.Table.from_pandas(table.toPandas()), features)
+    for split, held in samples._held_out(users, protocol).items():
+        ours = {(users.ids[users.user[i]].as_py(), users.item[i], CITIES[users.features["city_index"][i]]) for i in held}
+        assert ours == {(user, ord(item), city) for user, item, city, name in found if name == split}
+        assert len(ours) > 5

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 import pytest
 
 from recall_lib import dump
-from recall_lib.transforms import samples as transform
 from tests.oracle import Click, samples
 
 DT = "2024-03-01"
@@ -112,9 +111,9 @@ def run_all_days(config, run_jobs, clicks):
     return ctx.tables.days("events")
 
 
-def test_sessions_and_runs_longer_than_one_row(make_config, write_log, run_jobs, monkeypatch):
-    monkeypatch.setattr(transform, "RUN_LENGTH", 8)
-    clicks = write_sessions(write_log, random_clicks(3, users=20, most=60))
+def test_sessions_and_runs_longer_than_one_row(make_config, write_log, run_jobs):
+    busy = [Click("busy", f"i{n % 30}", n, {"city": "x"}, {"category": "k1", "tags": []}) for n in range(1200)]
+    clicks = write_sessions(write_log, [*random_clicks(3, users=20), *busy])
     config = make_config(
         input={"format": "sessions", "ordering": "position", "clicks": "sessions.txt"},
         features=FEATURES,
@@ -123,7 +122,7 @@ def test_sessions_and_runs_longer_than_one_row(make_config, write_log, run_jobs,
     )
     ctx = run_jobs(config, DT, "events", "vocab", "samples")
     runs = ctx.tables.manifest("samples", DT, split="train")["rows"]
-    assert runs > 20, "long users are cut into several runs"
+    assert runs >= 3 + len({s["user_id"] for s in dumped(config, "train")}) - 1, "the busy user is cut into three runs"
     assert_equal_samples(config, clicks)
     assert_negatives(config, clicks, k=2)
 
