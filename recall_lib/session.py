@@ -24,6 +24,7 @@ _CONF = {
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics, so that no day is skipped
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # of listing files; a task each is slower than listing
     "spark.ui.showConsoleProgress": "false",
 }
 _LOGGING = Path(__file__).with_name("log4j2.properties")

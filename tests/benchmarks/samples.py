@@ -111,13 +111,8 @@ def log(work: Path, clicks: int) -> tuple[Context, int]:
 
 @cache
 def build(work: Path, clicks: int) -> Built:
-    """Build vocabulary and samples of a log; measured once a size."""
-    return fastest_build(*log(work, clicks))
-
-
-@cache
-def fastest_build(ctx: Context, clicks: int) -> Built:
-    """The fastest of REPEATS builds."""
+    """The fastest of REPEATS builds of vocabulary and samples of a log; measured once a size."""
+    ctx, clicks = log(work, clicks)
     runs = []
     with PeakMemory() as memory:
         for _ in range(REPEATS):
