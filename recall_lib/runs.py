@@ -44,9 +44,14 @@ class Ragged:
 
     def slices(self, start: Ints, stop: Ints) -> Ragged:
         """New lists values[start[i]:stop[i]], for any starts and stops into the values."""
-        lengths = stop - start
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Ragged(self.values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)], offsets)
+        places = Ragged.spans(start, stop)
+        return Ragged(self.values[places.values], places.offsets)
+
+    @classmethod
+    def spans(cls, start: Ints, stop: Ints) -> Ragged:
+        """The whole numbers from start[i] to below stop[i]."""
+        offsets = np.append(0, np.cumsum(stop - start))
+        return cls(np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start), offsets)
 
 
 @dataclass(frozen=True)

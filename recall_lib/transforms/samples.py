@@ -92,7 +92,7 @@ def histories(clicks: DataFrame, partitions: int, features: Features, settings: 
 
 
 def keep_probability(counts: Ints, train_clicks: int, threshold: float) -> Floats:
-    """3.4: of a target of each item index; 1 for items without training clicks."""
+    """3.4: of a target of each item index (1 and more: always)."""
     share = np.maximum(counts, 1) / max(train_clicks, 1)
     return (np.sqrt(share / threshold) + 1) * threshold / share
 

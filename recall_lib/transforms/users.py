@@ -196,7 +196,7 @@ def training_rows(
     size = tokens.lengths + starts  # tokens of each user
     runs = -(-size // length)
     user = np.repeat(np.arange(len(users.ids)), runs)
-    run = np.arange(len(user)) - np.repeat(np.cumsum(runs) - runs, runs)
+    run = Ragged.spans(np.zeros_like(runs), runs).values
     own, stop = run * length, np.minimum((run + 1) * length, size[user])
     first = np.maximum(own - settings.window_size, 0)  # the tokens before a run's own stand in it as history alone
     with np.errstate(over="ignore"):
@@ -207,14 +207,13 @@ def training_rows(
     has_target = reached[base + stop] > reached[np.maximum(base + own, tokens.offsets[user])]
     order = order[has_target[order]]
     user, own, stop, first, base = (column[order] for column in (user, own, stop, first, base))
-    lengths = stop - first
-    place = np.arange(lengths.sum()) + np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
-    number = place + np.repeat(base, lengths)
-    is_start = (place == 0) & np.repeat(starts[user], lengths)
-    clicks = np.where(is_start, START, tokens.values[np.where(is_start, 0, number)])
-    is_target = ~is_start & target[np.where(is_start, 0, number)] & (place >= np.repeat(own, lengths))
+    places = Ragged.spans(first, stop)
+    is_start = (places.values == 0) & np.repeat(starts[user], places.lengths)
+    number = np.where(is_start, 0, places.values + np.repeat(base, places.lengths))
+    clicks = np.where(is_start, START, tokens.values[number])
+    is_target = ~is_start & target[number] & (places.values >= np.repeat(own, places.lengths))
     event = clicks[is_target]
-    return Rows(user, Ragged.of(clicks, lengths), is_target, event, age[event].astype(np.float32))
+    return Rows(user, Ragged(clicks, places.offsets), is_target, event, age[event].astype(np.float32))
 
 
 def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, start_token: bool) -> Rows:
@@ -231,26 +230,25 @@ def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, 
     stored = max(settings.window_size, LEAST_HISTORY)
     kept = np.minimum(clicks, min(stored, settings.max_history or stored))
     fits = (clicks > 0) & (clicks < settings.window_size) & (clicks <= (settings.max_history or settings.window_size))
-    starts = (fits & start_token & settings.start_token).astype(np.int64)
-    lengths = starts + kept + 1
-    offsets = np.append(0, np.cumsum(lengths))
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1] + starts + kept - end, lengths)
-    tokens = known[np.clip(place, 0, max(len(known) - 1, 0))] if len(known) else np.zeros(len(place), np.int64)
-    tokens[offsets[:-1][starts > 0]] = START
+    starts = fits & start_token & settings.start_token
+    # Of each row the known clicks that it stores, one place before them for the start token, one after them for the target.
+    places = Ragged.spans(end - kept - starts, end + 1)
+    first, last = places.offsets[:-1], places.offsets[1:] - 1
+    tokens = np.append(known, NONE)[places.values]
     exists = target < users.offsets[user + 1]
-    tokens[offsets[1:] - 1] = np.where(exists, target, NONE)
+    tokens[first[starts]] = START
+    tokens[last] = np.where(exists, target, NONE)
     is_target = np.zeros(len(tokens), bool)
-    is_target[offsets[1:] - 1] = True
+    is_target[last] = True
     event = np.where(exists, target, target - 1)
-    return Rows(user, Ragged(tokens, offsets), is_target, event, np.zeros(len(user), np.float32))
+    return Rows(user, Ragged(tokens, places.offsets), is_target, event, np.zeros(len(user), np.float32))
 
 
 def seen_items(users: Users, user: Ints, target: Ints) -> Ragged:
     """Every known item that the user clicked before the target, ascending (ragged [R])."""
-    lengths = target - users.offsets[user]
-    row = np.repeat(np.arange(len(user)), lengths)
-    click = np.arange(len(row)) + np.repeat(users.offsets[user] - (np.cumsum(lengths) - lengths), lengths)
-    return distinct(row, users.item[click], len(user))
+    clicks = Ragged.spans(users.offsets[user], target)
+    row = np.repeat(np.arange(len(user)), clicks.lengths)
+    return distinct(row, users.item[clicks.values], len(user))
 
 
 def distinct(row: Ints, item: Ints, rows: int) -> Ragged:
