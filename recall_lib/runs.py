@@ -146,4 +146,3 @@ class Runs:
         tokens = np.repeat(token, lengths) - 1 - turned
         values = feature.slices(feature.offsets[tokens], feature.offsets[tokens + 1]).values
         return Ragged.of(values, feature.offsets[token] - feature.offsets[first])
-

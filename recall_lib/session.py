@@ -31,7 +31,7 @@ _LOGGING = Path(__file__).with_name("log4j2.properties")
 # Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
 _LOCAL_CONF = {
     "spark.ui.enabled": "false",
-    "spark.driver.memory": "2g",  # with what lies beside the heap, the process stays below 3 GiB
+    "spark.driver.memory": "1600m",  # with what lies beside the heap, the process stays below 3 GiB
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.extraJavaOptions": f"-Duser.timezone=UTC -Dlog4j2.configurationFile={_LOGGING}",

@@ -20,8 +20,7 @@ class SampleFile(Section):
 def sample_files(folder: str, manifest: Mapping[str, Any]) -> list[SampleFile]:
     """The files of a split that lies at `folder` (a URI), with the targets (an example_age each) that its manifest counts."""
     return [
-        SampleFile(url=f"{folder}/{file['name']}", targets=file["values"].get("example_age", 0))
-        for file in manifest["files"]
+        SampleFile(url=f"{folder}/{file['name']}", targets=file["values"].get("example_age", 0)) for file in manifest["files"]
     ]
 
 

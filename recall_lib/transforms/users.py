@@ -67,10 +67,12 @@ class Users:
     def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
         """From rows in any order (see transforms.samples.columns)."""
         codes = table.column("user_id").combine_chunks().dictionary_encode()
-        table = table.append_column("user", codes.indices)
-        order = _click_order(table)
-        user = codes.indices.to_numpy()[order].astype(np.int64)
-        offsets = np.searchsorted(user, np.arange(len(codes.dictionary) + 1))
+        by_id = pc.sort_indices(codes.dictionary)  # users in an order that does not depend on the rows'
+        ids = codes.dictionary.take(by_id)
+        user = np.argsort(by_id.to_numpy())[codes.indices.to_numpy()]
+        order = _click_order(table, user)
+        user = user[order]
+        offsets = np.searchsorted(user, np.arange(len(ids) + 1))
 
         def column(name: str) -> npt.NDArray:
             values = table.column(name).to_numpy()
@@ -85,10 +87,10 @@ class Users:
 
         names = {f"{f.name}_index": False for f in features.user} | {f"{f.name}_index": f.multi for f in features.item}
         return cls(
-            ids=codes.dictionary,
+            ids=ids,
             offsets=offsets,
             user=user,
-            key=hash_array(codes.dictionary.to_numpy(zero_copy_only=False), hash_key=f"{seed:016x}"[-16:], categorize=False),
+            key=hash_array(ids.to_numpy(zero_copy_only=False), hash_key=f"{seed:016x}"[-16:], categorize=False),
             item=column("item_index"),
             order=column("order"),
             age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
@@ -97,9 +99,9 @@ class Users:
         )
 
 
-def _click_order(table: pa.Table) -> Ints:
+def _click_order(table: pa.Table, user: Ints) -> Ints:
     """Rows by user, then time or position, ties by item id bytes, then by `tie`."""
-    user, time = table.column("user").to_numpy(), table.column("order").to_numpy()
+    time = table.column("order").to_numpy()
     order = _sorted(user, time)
     user, time = user[order], time[order]
     same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
@@ -120,7 +122,7 @@ def _sorted(user: Ints, time: Ints) -> Ints:
     oldest, newest = int(time.min()), int(time.max())
     span = newest - oldest + 1
     if (int(user.max()) + 1) * span < 1 << 63:
-        return np.argsort(user.astype(np.int64) * span + (time - oldest))
+        return np.argsort(user * span + (time - oldest))
     return np.lexsort((time, user))
 
 
