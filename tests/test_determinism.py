@@ -65,7 +65,7 @@ WAYS = [
     Way(3),
     Way(64, files=7, split_bytes=1 << 24),
     Way(8, files=7, coalesce=False),
-    Way(1),
+    Way(1, files=7),
 ]
 
 
@@ -179,7 +179,6 @@ def test_nothing_depends_on_how_it_is_computed(
 # Run as a script, whose functions Spark sends along: executors call this and not the module's own.
 KILLED = """
     import os
-    import signal
     import sys
     from pathlib import Path
 
