@@ -280,6 +280,7 @@ class Tables:
                 self.fs.rm(path)
             else:
                 files.append({"name": name, "bytes": self.fs.size(path), "sha256": self._sha256(path), **self._footer(path)})
+        row_groups = sum(len(file.get("row_groups", ())) for file in files)
         manifest: dict[str, Any] = {
             "dataset": dataset,
             "dt": dt,
@@ -287,7 +288,7 @@ class Tables:
             "digest": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
             **facts,
             "files": files,
-            "row_groups": sum(len(file.get("row_groups", ())) for file in files),
+            **({"row_groups": row_groups} if row_groups else {}),
             "config": self.config.model_dump(mode="json"),
             "versions": {"recall": __version__, "python": platform.python_version()},
             "run_id": self.run_id,
