@@ -147,17 +147,30 @@ class Samples(Section):
 class Model(Section):
     """The two towers."""
 
-    encoder: Literal["mean", "lstm"] = "mean"  # of the history: F mean pooling, P LSTM with max over time
-    encoder_dim: int = Field(64, ge=1)  # hidden size of the LSTM
-    tower: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (64, 64), min_length=1
-    )  # layer sizes; the last one is the user vector's
+    encoder: Literal["mean", "lstm", "attention"] = "mean"  # of the history: F mean pooling, P LSTM with max over time
+    encoder_dim: int = Field(64, ge=1)  # hidden size of the LSTM; width of attention
+    layers: int = Field(2, ge=1)  # attention blocks
+    heads: int = Field(2, ge=1)  # of an attention block
+    dropout: float = Field(0.0, ge=0, lt=1)  # of attention's inputs and blocks
+    # Layer sizes; the last one is the user vector's. Empty: what goes into it is the user vector.
+    tower: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     output_activation: Literal["relu", "linear"] = "linear"  # of the tower's last layer
     item_output: Literal["tied", "separate"] = "tied"  # F: the history's item table; P: softmax weights of their own
     item_bias: bool = False  # P: a bias per item, exported as [b, w] against [1, u]
     example_age: bool = False  # the sample's age as a dense input (F); 0 at inference
     embedding_std: float = Field(0.05, gt=0)  # of the normal initialisation (P: 0.001)
     similarity: Literal["inner_product", "cosine"] = "inner_product"  # cosine: vectors L2-normalised at export (F)
+    temperature: float | None = Field(None, gt=0)  # trained on cosine / temperature; null: on the inner product
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.similarity == "cosine" and self.item_bias:
+            raise ValueError("item_bias has no meaning with similarity cosine")
+        if self.temperature is not None and self.similarity != "cosine":
+            raise ValueError("temperature needs similarity cosine")
+        if self.encoder == "attention" and self.encoder_dim % self.heads:
+            raise ValueError("encoder_dim must be a multiple of heads")
+        return self
 
 
 class Training(Section):
@@ -167,10 +180,14 @@ class Training(Section):
     negatives: Literal["uniform", "counts", "samples"] = "uniform"  # proposal q; samples: those of samples.negatives_*
     num_negatives: int = Field(5, ge=1)  # drawn per target, ignored by in_batch and full softmax
     alpha: float = Field(1.0, ge=0)  # negatives `counts` follow count^alpha
-    batch_size: int = Field(64, ge=1)  # targets per rank and step
+    # What a batch is made of: `window`: targets in random order, each with its own window; `run`: stretches of users' clicks,
+    # each encoded once for all its targets, which see what stands before them in it (up to window_size, less after a cut).
+    unit: Literal["window", "run"] = "window"
+    batch_size: int = Field(64, ge=1)  # targets per rank and step; with unit `run` about as many
     epochs: int = Field(1, ge=1)
     max_steps: int | None = Field(None, ge=1)  # stops earlier; null: epochs decide
     learning_rate: float = Field(0.001, gt=0)  # Adam
+    adam_beta2: float = Field(0.999, gt=0, lt=1)  # of the squared gradients' running mean
     warmup_steps: int = Field(0, ge=0)  # linear, from 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0 at the last step
     clip_norm: float | None = Field(None, gt=0)  # of the whole gradient
@@ -180,6 +197,7 @@ class Training(Section):
     shuffle_row_groups: int = Field(8, ge=1)  # row groups mixed in memory
     resume: bool = True  # from the checkpoint a killed run with the same inputs left
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    mixed_precision: bool = False  # matrix products in bfloat16 (on a CPU: where it has units for it), weights in float32
 
     @model_validator(mode="after")
     def _ranks_need_horovod(self) -> Self:
@@ -252,11 +270,26 @@ class Config(Section):
             raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
         if self.top_n.user_id_only and "user_id" not in [feature.name for feature in self.features.user]:
             raise ValueError("top_n.user_id_only needs user_id among features.user: without it all users get one list")
-        if self.model.similarity == "cosine" and self.model.item_bias:
-            raise ValueError("model.item_bias has no meaning with similarity cosine")
-        if self.model.item_output == "tied" and self.model.tower[-1] != self.features.item_id.dim:
-            raise ValueError("model.item_output tied needs the tower's last layer as wide as features.item_id.dim")
+        width = self.model.tower[-1] if self.model.tower else tower_input(self.features, self.model)
+        if self.model.item_output == "tied" and width != self.features.item_id.dim:
+            raise ValueError(f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}")
+        one_way = self.model.encoder == "attention" or self.training.unit == "run"
+        if one_way and self.samples.order != "oldest_first":
+            raise ValueError("model.encoder attention and training.unit run need samples.order oldest_first")
+        if self.training.unit == "run" and self.training.batch_size < _STRETCHES * self.samples.window_size:
+            raise ValueError(f"training.unit run needs a training.batch_size of at least {_STRETCHES} x samples.window_size")
         return self
+
+
+# Stretches of clicks that a batch has room for at least: fewer would not fill batches of like size.
+_STRETCHES = 4
+
+
+def tower_input(features: Features, model: Model) -> int:
+    """Width of what goes into the tower: the encoded history, the features that stand beside it, the example's age."""
+    encoded = features.item_id.dim if model.encoder == "mean" else model.encoder_dim
+    beside = (*features.user, *(features.item if model.encoder != "attention" else ()))
+    return encoded + sum(feature.dim for feature in beside) + model.example_age
 
 
 def parse_day(text: str) -> str:

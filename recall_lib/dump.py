@@ -82,6 +82,7 @@ def _readable(windows: Windows, users: list[str], values: dict[str, list[str | N
     def bag(feature: str, bags: Ragged, i: int) -> list[str | int | None]:
         return [raw(feature, index) for index in bags.values[bags.offsets[i] : bags.offsets[i + 1]]]
 
+    bags_of = windows.bags()
     for i, user in enumerate(users):
         yield {
             "user_id": user,
@@ -90,5 +91,5 @@ def _readable(windows: Windows, users: list[str], values: dict[str, list[str | N
             "example_age": float(windows.example_age[i]),
             "negatives": [raw(ITEM_ID, index) for index in windows.negatives[i] if index != PADDING],
             "features": {name: raw(name, ids[i]) for name, ids in windows.user.items()}
-            | {name: bag(name, bags, i) for name, bags in windows.bags.items()},
+            | {name: bag(name, bags, i) for name, bags in bags_of.items()},
         }

@@ -1,13 +1,14 @@
 """Exact windows out of runs of clicks, in NumPy: the one place where a history is cut (SPEC 3.2, 3.3).
 
-A run is a stretch of one user's tokens, oldest first, stored once; each of its targets sees the up to `window_size`
-tokens before it. Training, evaluation, inference and `recall dump` all cut their windows here.
+A run is a part of one user's tokens, oldest first, stored once; each of its targets sees the up to `window_size`
+tokens before it. Training, evaluation, inference and `recall dump` all cut their windows here. Training may also take
+stretches of a run whole (training.unit `run`): an encoder then runs once for all of a stretch's targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,25 +57,32 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model sees of B targets.
+    """What a model sees of T targets, in S histories: a history a target (T = S), or with `at` one that several share.
 
     Attributes:
-        history: item ids, int64 [B, W], in `samples.order`, padded with 0 after the end.
-        length: tokens in each history, int64 [B].
-        bags: per item feature, the values of all the history's tokens end to end (ragged [B]).
-        user: per user feature, int64 [B].
-        example_age: days, float32 [B].
-        target: item ids, int64 [B]; 0 where there is none (inference), 1 where it is outside the vocabulary.
-        negatives: item ids, int64 [B, negatives_per_positive], padded with 0.
+        history: item ids, int64 [S, L], in `samples.order`, padded with 0 after the end.
+        length: tokens in each history, int64 [S].
+        item: per item feature the values of each token, history after history (ragged [tokens]).
+        user: per user feature, int64 [T].
+        example_age: days, float32 [T].
+        target: item ids, int64 [T]; 0 where there is none (inference), 1 where it is outside the vocabulary.
+        negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
+        at: each target's history and how many of its first tokens it sees, int64 [T] both; null: each all of its own.
     """
 
     history: Ints
     length: Ints
-    bags: dict[str, Ragged]
+    item: dict[str, Ragged]
     user: dict[str, Ints]
     example_age: npt.NDArray[np.float32]
     target: Ints
     negatives: Ints
+    at: tuple[Ints, Ints] | None = None
+
+    def bags(self) -> dict[str, Ragged]:
+        """Per item feature the values of all of a history's tokens (ragged [S])."""
+        first = np.append(0, np.cumsum(self.length))
+        return {name: Ragged(values.values, values.offsets[first]) for name, values in self.item.items()}
 
 
 class Runs:
@@ -118,31 +126,54 @@ class Runs:
         """The windows of the given targets, in the given order."""
         token, start = self._token[targets], self._start[targets]
         first = np.maximum(start, token - self.samples.window_size)
-        length = token - first
+        return self._windows(first, token, targets)
+
+    def stretches(self, random: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """The runs cut into stretches of up to window_size + 1 tokens, from the newest backwards, neighbours sharing one.
+
+        Each target is the token of one stretch that is not its first, and sees the tokens before it there. The newest
+        stretch of a longer run has a random length, so that the cuts lie elsewhere in every epoch.
+
+        Returns:
+            Of those with a target: first token, end (exclusive) and number of targets, int64 [stretches] each.
+        """
+        most, tokens = self.samples.window_size, self.items.lengths
+        newest = np.where(tokens > most + 1, random.integers(-(-most // 2), most + 1, len(tokens)), np.maximum(tokens - 1, 0))
+        pieces = 1 + -(-np.maximum(tokens - 1 - newest, 0) // most)
+        run = np.repeat(np.arange(len(tokens)), pieces)
+        back = Ragged.spans(np.zeros_like(pieces), pieces).values  # 0: the newest
+        stop = self.items.offsets[run + 1] - np.where(back > 0, newest[run] + (back - 1) * most, 0)
+        length = np.where(back > 0, most, newest[run])
+        first = np.maximum(stop - 1 - length, self.items.offsets[run])
+        targets = np.searchsorted(self._token, stop) - np.searchsorted(self._token, first + 1)
+        kept = targets > 0
+        return first[kept], stop[kept], targets[kept]
+
+    def shared(self, first: Ints, stop: Ints) -> Windows:
+        """Stretches of tokens as histories that their targets share, each without its last token, oldest first."""
+        targets = Ragged.spans(np.searchsorted(self._token, first + 1), np.searchsorted(self._token, stop))
+        row = np.repeat(np.arange(len(first)), targets.lengths)
+        seen = self._token[targets.values] - first[row]
+        return replace(self._windows(first, stop - 1, targets.values), at=(row, seen))
+
+    def _windows(self, first: Ints, stop: Ints, targets: Ints) -> Windows:
+        """Tokens first to stop as histories, and what is known of targets."""
         newest_first = self.samples.order == "newest_first"
+        length = stop - first
         column = np.arange(max(1, int(length.max(initial=0))))[None, :]
-        place = (token[:, None] - 1 - column) if newest_first else (first[:, None] + column)
+        place = (stop[:, None] - 1 - column) if newest_first else (first[:, None] + column)
         inside = column < length[:, None]
         tokens = self.items.values
-        history = np.where(inside, tokens[np.where(inside, place, 0)], PADDING).astype(np.int64)
         k = self.samples.negatives_per_positive
         return Windows(
-            history=history,
+            history=np.where(inside, tokens[np.where(inside, place, 0)], PADDING).astype(np.int64),
             length=length,
-            bags={name: self._bag(name, first, token, newest_first) for name in self._item},
+            item={
+                name: feature.slices(feature.offsets[place[inside]], feature.offsets[place[inside] + 1])
+                for name, feature in self._item.items()
+            },
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
             example_age=self._age[targets].astype(np.float32),
-            target=tokens[token].astype(np.int64),
+            target=tokens[self._token[targets]].astype(np.int64),
             negatives=self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64),
         )
-
-    def _bag(self, name: str, first: Ints, token: Ints, newest_first: bool) -> Ragged:
-        """A window's tokens are neighbours, so their values are one stretch; newest first turns the tokens round."""
-        feature = self._item[name]
-        if not newest_first:
-            return feature.slices(feature.offsets[first], feature.offsets[token])
-        lengths = token - first
-        turned = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        tokens = np.repeat(token, lengths) - 1 - turned
-        values = feature.slices(feature.offsets[tokens], feature.offsets[tokens + 1]).values
-        return Ragged.of(values, feature.offsets[token] - feature.offsets[first])

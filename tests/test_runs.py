@@ -71,7 +71,7 @@ def cut(runs: Runs, targets: list[int]) -> list[dict[str, Any]]:
     assert windows.history.shape == (len(targets), max([1, *windows.length]))
     for i, length in enumerate(windows.length):
         assert not windows.history[i, length:].any(), "padded after the end"
-    bags = {name: np.split(bag.values, bag.offsets[1:-1]) for name, bag in windows.bags.items()}
+    bags = {name: np.split(bag.values, bag.offsets[1:-1]) for name, bag in windows.bags().items()}
     return [
         {
             "history": windows.history[i, : windows.length[i]].tolist(),

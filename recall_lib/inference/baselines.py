@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import DataFrame
 
+from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference.covisits import as_matrix, count_covisits
-from recall_lib.retrieval.baselines import save_cosines
+from recall_lib.retrieval.baselines import save_cosines, save_ease
 from recall_lib.transforms import related
+from recall_lib.transforms.metrics import EASE, recommenders
 from recall_lib.transforms.popular import count_items
 
 Ints = npt.NDArray[np.int64]
@@ -20,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 def save_baselines(
     folder: Path, clicks: DataFrame, recent: DataFrame, items: DataFrame, popular: Ints, id_rank: Ints, blocks: int
 ) -> None:
-    """Write popular.npy, recent.npy (clicks of each item index) and the items' cosines.
+    """Write popular.npy, recent.npy (clicks of each item index), the items' cosines, and EASE's weights if it takes part.
 
     Nothing as large as the users comes to the driver, but the cosines do: a number for each pair of items with a common user.
 
@@ -41,4 +43,7 @@ def save_baselines(
     users = related.items_of_users(clicks.join(items, "item_id"))
     count = partial(count_covisits, items=len(id_rank), blocks=blocks)
     pairs = related.spread_by_item(users, blocks).mapInArrow(count, related.COVISITS)
-    save_cosines(as_matrix(pairs.toPandas(), len(id_rank)), id_rank, folder)
+    covisits = as_matrix(pairs.toPandas(), len(id_rank))
+    save_cosines(covisits, id_rank, folder)
+    if EASE in recommenders(len(id_rank) - FIRST_INDEX):
+        save_ease(covisits, id_rank, folder)

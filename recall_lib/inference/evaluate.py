@@ -17,16 +17,16 @@ from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.runs import Ragged
-from recall_lib.transforms.metrics import CUTOFFS, RANKS, RECOMMENDERS
+from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS, recommenders
 from recall_lib.transforms.users import LEAST_HISTORY
 
 if TYPE_CHECKING:
-    from recall_lib.retrieval.baselines import ItemKnn, MostClicked
+    from recall_lib.retrieval.baselines import ItemToItem, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
 Ints = npt.NDArray[np.int64]
 MOST = CUTOFFS[-1]
-PERSONAL = ("model", "item_knn")  # these say nothing of a user without history
+PERSONAL = ("model", "item_knn", EASE)  # these say nothing of a user without history
 
 
 def evaluate(
@@ -34,19 +34,19 @@ def evaluate(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of runs (one target a row, with `seen`) -> rows of transforms.metrics.TALLY.
 
-    Without a known click in its history a row gets the popular list from the model and from item_knn.
+    Without a known click in its history a row gets the popular list from the model, item_knn and ease.
 
     Args:
         batches: test rows; a target outside the vocabulary or among the filtered seen items is a miss.
         model: the towers.
         index: item vectors; the search is exact whatever the index's kind.
-        baselines: popular.npy and recent.npy (clicks of each item index) and ItemKnn's files.
+        baselines: what `save_baselines` wrote.
         filter_seen: leave out what the user has clicked, for all recommenders.
     """
     towers, meta = load_model(model)
-    items, popular, recent, knn = _recommenders(index, baselines)
+    items, popular, recent, by_history = _recommenders(index, baselines)
     tally = _Tally(len(items.vectors))
-    for rows in blocks(batches):
+    for rows in blocks(batches, meta["samples"]["window_size"]):
         windows = read_windows(rows, meta)
         targets = windows.target
         seen = Ragged.from_arrow(rows.column("seen"))
@@ -57,7 +57,7 @@ def evaluate(
             "model": (items.search(users, MOST, seen)[0], items.rank(users, targets, seen)),
             "popular": (popular.search(MOST, seen), popular.rank(targets, seen)),
             "recent_popular": (recent.search(MOST, seen), recent.rank(targets, seen)),
-            "item_knn": knn.search_and_rank(last, MOST, targets, seen),
+            **{name: one.search_and_rank(last, MOST, targets, seen) for name, one in by_history.items()},
         }
         unknown = (windows.history < FIRST_INDEX).all(axis=1)
         for name, (found, ranks) in results.items():
@@ -89,12 +89,15 @@ class _Tally:
 
 
 @lru_cache(maxsize=1)
-def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostClicked, MostClicked, ItemKnn]:
-    from recall_lib.retrieval.baselines import ItemKnn, MostClicked
+def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostClicked, MostClicked, dict[str, ItemToItem]]:
+    from recall_lib.retrieval.baselines import Ease, ItemKnn, MostClicked
 
     items, folder = load_index(index).exact(), baselines.folder()
     popular, recent = (MostClicked(np.load(folder / f"{name}.npy"), items.id_rank) for name in ("popular", "recent"))
-    return items, popular, recent, ItemKnn(folder, items.id_rank)
+    by_history: dict[str, ItemToItem] = {"item_knn": ItemKnn(folder, items.id_rank)}
+    if EASE in recommenders(len(items.vectors) - FIRST_INDEX):
+        by_history[EASE] = Ease(folder, items.id_rank)
+    return items, popular, recent, by_history
 
 
 def _last_clicks(rows: pa.RecordBatch) -> Ragged:

@@ -46,7 +46,7 @@ def top_n(
     """
     towers, meta = load_model(model)
     items = load_index(index)
-    for rows in blocks(batches):
+    for rows in blocks(batches, meta["samples"]["window_size"]):
         windows = read_windows(rows, meta)
         seen = Ragged.from_arrow(rows.column("seen")) if filter_seen else None
         if user_id_only:

@@ -15,7 +15,8 @@ from recall_lib.ids import UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.runs import Ragged, Runs, Windows
 
-_BLOCK = 1024  # rows inferred at once: bounds a worker's memory whatever Spark's batch size is
+# Rows and tokens inferred at once: bounds a worker's memory whatever Spark's batch size is.
+_ROWS, _TOKENS = 1024, 1 << 15
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
     """Rows of runs with one target each -> user_id, vector."""
     towers, meta = load_model(model)
-    for rows in blocks(batches):
+    for rows in blocks(batches, meta["samples"]["window_size"]):
         vectors = infer(towers, read_windows(rows, meta))
         yield pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
 
@@ -40,11 +41,12 @@ def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
         yield pa.RecordBatch.from_pydict(columns | {"vector": list_column(table[columns["item_index"].to_numpy()])})
 
 
-def blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows, a bounded number at once."""
+def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1) -> Iterator[pa.RecordBatch]:
+    """The same rows, a bounded number at once. `tokens`: of a row, at most."""
+    size = max(1, min(_ROWS, _TOKENS // tokens))
     for batch in batches:
-        for start in range(0, batch.num_rows, _BLOCK):
-            yield batch.slice(start, _BLOCK)
+        for start in range(0, batch.num_rows, size):
+            yield batch.slice(start, size)
 
 
 def read_windows(rows: pa.RecordBatch, meta: dict[str, Any]) -> Windows:
@@ -62,7 +64,7 @@ def user_id_alone(windows: Windows) -> Windows:
         windows,
         history=np.zeros((rows, 1), np.int64),
         length=nothing,
-        bags={name: Ragged.of(bag.values[:0], nothing) for name, bag in windows.bags.items()},
+        item={name: Ragged.of(values.values[:0], nothing[:0]) for name, values in windows.item.items()},
         user={name: ids if name == "user_id" else unknown for name, ids in windows.user.items()},
         example_age=np.zeros(rows, np.float32),
     )

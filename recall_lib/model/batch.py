@@ -12,25 +12,28 @@ from recall_lib.runs import Windows
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows.
+    """T targets in S histories; see `runs.Windows`.
 
     Attributes:
-        history: item ids, int64 [B, W], padded with 0 after the end.
-        length: tokens in each history, int64 [B].
-        bags: per item feature (values int64 [total], offsets int64 [B]): window i's values start at offsets[i].
-        user: per user feature, ids int64 [B].
-        example_age: days, float32 [B].
-        target: item ids, int64 [B].
-        negatives: item ids, int64 [B, negatives_per_positive], padded with 0.
+        history: item ids, int64 [S, L], padded with 0 after the end.
+        length: tokens in each history, int64 [S].
+        item: per item feature (values int64 [total], offsets int64 [tokens]): the values of the histories' tokens, of which
+            token i's start at offsets[i].
+        user: per user feature, ids int64 [T].
+        example_age: days, float32 [T].
+        target: item ids, int64 [T].
+        negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
+        at: each target's history and how many of its tokens it sees, int64 [T] both; null: T = S, each all of its own.
     """
 
     history: Tensor
     length: Tensor
-    bags: dict[str, tuple[Tensor, Tensor]]
+    item: dict[str, tuple[Tensor, Tensor]]
     user: dict[str, Tensor]
     example_age: Tensor
     target: Tensor
     negatives: Tensor
+    at: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, windows: Windows, device: torch.device | str = "cpu") -> Batch:
@@ -42,13 +45,24 @@ class Batch:
         return cls(
             history=tensor(windows.history),
             length=tensor(windows.length),
-            bags={n: (tensor(bag.values).long(), tensor(bag.offsets[:-1])) for n, bag in windows.bags.items()},
+            item={n: (tensor(values.values).long(), tensor(values.offsets[:-1])) for n, values in windows.item.items()},
             user={name: tensor(ids) for name, ids in windows.user.items()},
             example_age=tensor(windows.example_age),
             target=tensor(windows.target),
             negatives=tensor(windows.negatives),
+            at=None if windows.at is None else (tensor(windows.at[0]), tensor(windows.at[1])),
         )
 
     def __len__(self) -> int:
-        """Number of windows, B."""
-        return len(self.length)
+        """Number of targets, T."""
+        return len(self.target)
+
+    @property
+    def inside(self) -> Tensor:
+        """Where the histories have tokens, bool [S, L]."""
+        return torch.arange(self.history.shape[1], device=self.length.device) < self.length[:, None]
+
+    def seen(self, states: Tensor) -> Tensor:
+        """Of states after each token, [S, L, d], the one after the last token that a target sees; zeros where it sees none."""
+        row, seen = (torch.arange(len(self.length), device=self.length.device), self.length) if self.at is None else self.at
+        return torch.where(seen[:, None] > 0, states[row, (seen - 1).clamp(min=0)], 0.0)

@@ -58,7 +58,7 @@ def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
         meta = json.loads((Path(folder) / META).read_text(encoding="utf-8"))
         if meta["version"] != _version(weights, {name: fact for name, fact in meta.items() if name != "version"}):
             raise ValueError("weights and model.json do not belong together")
-        model = YouTubeDNN(Features(**meta["features"]), Model(**meta["model"]), meta["sizes"])
+        model = YouTubeDNN(Features(**meta["features"]), Model(**meta["model"]), meta["sizes"], meta["samples"]["window_size"])
         model.load_state_dict(safetensors.torch.load(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataRefused(f"model folder {folder} is damaged ({error}): run `recall train` again") from None

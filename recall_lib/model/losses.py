@@ -6,6 +6,8 @@ probability to be drawn. The logQ correction takes log q from the score, so that
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -92,17 +94,57 @@ def in_batch_softmax(scores: Tensor, target: Tensor, log_q: Tensor) -> Tensor:
     return (corrected.masked_fill(same, -torch.inf).logsumexp(dim=1) - corrected.diagonal()).mean()
 
 
-def full_softmax(scores: Tensor, target: Tensor) -> Tensor:
+def full_softmax(user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
     """Softmax cross-entropy over the whole catalogue.
 
     Args:
-        scores: of the item ids from 2 on, [B, n - 2].
+        user: representations, [B, d].
+        items: weights of the item ids from 2 on, [m, d].
+        bias: of the same items, [m]; null: none.
         target: item ids, [B], 2 or above.
 
     Returns:
-        Mean over targets; log(n - 2) at initialisation.
+        Mean over targets; log(m) at initialisation.
     """
-    return F.cross_entropy(scores, target - FIRST_INDEX)
+    with torch.autocast(user.device.type, enabled=False):
+        loss: Tensor = _FullSoftmax.apply(user.float(), items.float(), bias, target - FIRST_INDEX)
+    return loss
+
+
+_SCORES_AT_ONCE = 1 << 22
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """The gradients are made in the forward pass, some targets at a time: the [B, m] scores never exist at once."""
+
+    @staticmethod
+    def forward(ctx: Any, user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+        rows = max(1, _SCORES_AT_ONCE // len(items))
+        d_user, d_items, d_bias = torch.empty_like(user), torch.zeros_like(items), torch.zeros_like(items[:, 0])
+        loss = user.new_zeros((), dtype=torch.float64)
+        scores = user.new_empty(min(rows, len(user)), len(items))
+        for part, own, d_part in zip(user.split(rows), target[:, None].split(rows), d_user.split(rows), strict=True):
+            p = torch.mm(part, items.T, out=scores[: len(part)])
+            if bias is not None:
+                p.add_(bias)
+            p.sub_(p.amax(dim=1, keepdim=True))
+            loss -= p.gather(1, own).sum()
+            mass = p.exp_().sum(dim=1, keepdim=True)
+            loss += mass.log().sum()
+            p.scatter_add_(1, own, -mass)  # the gradient by the scores, up to the factor 1 / mass: divided where it is small
+            torch.mm(p, items, out=d_part).div_(mass)
+            d_items.addmm_(p.T, part / mass)
+            if bias is not None:
+                d_bias.addmv_(p.T, 1 / mass[:, 0])
+        ctx.save_for_backward(d_user, d_items, d_bias)
+        ctx.scale, ctx.biased = 1 / len(user), bias is not None
+        return (loss / len(user)).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scale = gradients[0] * ctx.scale
+        d_user, d_items, d_bias = (gradient * scale for gradient in ctx.saved_tensors)
+        return d_user, d_items, d_bias if ctx.biased else None, None
 
 
 class Loss:
@@ -121,7 +163,9 @@ class Loss:
         """Mean over the batch's targets, scalar; the generator decides the negatives."""
         user = model.user_representation(batch)
         if self.settings.loss == "full_softmax":
-            return full_softmax(model.shared_scores(user, slice(FIRST_INDEX, None)), batch.target)
+            known = slice(FIRST_INDEX, None)
+            bias = None if model.item_bias is None else model.item_bias[known]
+            return full_softmax(user, model.candidates(known), bias, batch.target)
         log_q = self.proposal.log_q
         if self.settings.loss == "in_batch_softmax":
             return in_batch_softmax(model.shared_scores(user, batch.target), batch.target, log_q)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from recall_lib.transforms.metrics import CUTOFFS, RECOMMENDERS
 
-_COLOURS = dict(zip(RECOMMENDERS, ("#1f5fa8", "#b8b8b8", "#8f8f8f", "#d99a3a"), strict=True))
+_COLOURS = dict(zip(RECOMMENDERS, ("#1f5fa8", "#b8b8b8", "#8f8f8f", "#d99a3a", "#5f9a6c"), strict=True))
 _MEASURES = ("hr", "recall", "ndcg", "coverage", "popularity")
 
 

@@ -1,8 +1,8 @@
 """Windows streamed from sample files by Petastorm, in an order that a seed decides.
 
 Petastorm reads row group after row group in a thread of its own; it can batch only lists of one length, so that each row
-group is packed into one row of bytes there and unpacked into runs here. The targets of some row groups are mixed in
-memory and cut into batches of planned sizes; what is left over goes on with the next, so that each target comes once.
+group is packed into one row of bytes there and unpacked into runs here. Some row groups are mixed in memory and cut into
+the planned number of batches, so that each target comes once an epoch and all ranks take equally many steps.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def batches(
     features: Features,
     samples: Samples,
     *,
+    unit: str,
     row_groups: int,
     seed: Sequence[int],
 ) -> Iterator[Windows]:
@@ -44,6 +45,7 @@ def batches(
         sizes: targets of each batch, [steps], summing to the files' targets.
         features: that the samples were made with.
         samples: that the samples were made with.
+        unit: see training.unit; with `run` a batch has about as many targets as planned, and all steps together exactly.
         row_groups: mixed in memory at a time.
         seed: numbers that decide the order, e.g. (seed, rank, epoch).
 
@@ -55,10 +57,31 @@ def batches(
     """
     random = np.random.default_rng(list(seed))
     order = [urls[i] for i in random.permutation(len(urls))]
+    buffers = _buffers(order, features, row_groups)
+    cut = _cut_runs if unit == "run" else _cut_windows
+    steps = 0
+    for windows in cut(buffers, sizes, features, samples, random):
+        steps += 1
+        yield windows
+    if steps < len(sizes):  # the other ranks would wait for this one
+        raise DataRefused(
+            f"sample files hold fewer targets than the {sizes.sum()} of their manifest: run `recall samples` again"
+        )
+
+
+def _cut_windows(
+    buffers: Iterator[list[Packed]],
+    sizes: npt.NDArray[np.int64],
+    features: Features,
+    samples: Samples,
+    random: np.random.Generator,
+) -> Iterator[Windows]:
+    """Targets of a buffer in random order; what is left over of one goes on with the next."""
     wanted = iter(sizes.tolist())
     size = next(wanted, None)
     parts: list[Windows] = []
-    for runs in _buffers(order, features, samples, row_groups):
+    for buffer in buffers:
+        runs = Runs(_unpack(buffer), features, samples)
         targets = random.permutation(len(runs))
         while size is not None and len(targets):
             missing = size - sum(len(part.target) for part in parts)
@@ -67,10 +90,36 @@ def batches(
             if len(parts[-1].target) == missing:
                 yield join(parts)
                 size, parts = next(wanted, None), []
-    if size is not None:  # the other ranks would wait for this one
-        raise DataRefused(
-            f"sample files hold fewer targets than the {sizes.sum()} of their manifest: run `recall samples` again"
-        )
+
+
+def _cut_runs(
+    buffers: Iterator[list[Packed]],
+    sizes: npt.NDArray[np.int64],
+    features: Features,
+    samples: Samples,
+    random: np.random.Generator,
+) -> Iterator[Windows]:
+    """Stretches of a buffer in batches of like length, so that little is padded, the batches in random order."""
+    held: list[Packed] = []
+    total, steps, read, done = int(sizes.sum()), len(sizes), 0, 0
+    for buffer in buffers:
+        held += buffer
+        runs = Runs(_unpack(held), features, samples)
+        # As many of all steps as of all targets have been read; too small a buffer is mixed with the next.
+        parts = (read + len(runs)) * steps // total - done
+        if not parts:
+            continue
+        read, done, held = read + len(runs), done + parts, []
+        first, stop, targets = runs.stretches(random)
+        order = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))
+        edges = np.searchsorted(np.cumsum(targets[order]), np.arange(1, parts) * len(runs) / parts) + 1
+        groups = np.split(order, edges)
+        for group in random.permutation(parts):
+            yield runs.shared(first[groups[group]], stop[groups[group]])
+
+
+# Stretches that differ by fewer tokens may change places, so that the batches of every epoch are others.
+_MIXED_LENGTHS = 8
 
 
 def read_runs(
@@ -121,7 +170,7 @@ def prefetched(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
 
 
 def join(parts: list[Windows]) -> Windows:
-    """Windows one after the other, padded to the longest history."""
+    """Windows of a history a target one after the other, padded to the longest history."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.history.shape[1] for part in parts)
@@ -133,9 +182,9 @@ def join(parts: list[Windows]) -> Windows:
     return Windows(
         history=joined(np.pad(p.history, ((0, 0), (0, width - p.history.shape[1]))) for p in parts),
         length=joined(p.length for p in parts),
-        bags={
-            name: Ragged.of(joined(p.bags[name].values for p in parts), joined(p.bags[name].lengths for p in parts))
-            for name in first.bags
+        item={
+            name: Ragged.of(joined(p.item[name].values for p in parts), joined(p.item[name].lengths for p in parts))
+            for name in first.item
         },
         user={name: joined(p.user[name] for p in parts) for name in first.user},
         example_age=joined(p.example_age for p in parts),
@@ -144,15 +193,15 @@ def join(parts: list[Windows]) -> Windows:
     )
 
 
-def _buffers(urls: Sequence[str], features: Features, samples: Samples, row_groups: int) -> Iterator[Runs]:
+def _buffers(urls: Sequence[str], features: Features, row_groups: int) -> Iterator[list[Packed]]:
     held: list[Packed] = []
     for packed in _row_groups(urls, features, seen=False):
         held.append(packed)
         if len(held) == row_groups:
-            yield Runs(_unpack(held), features, samples)
+            yield held
             held = []
     if held:
-        yield Runs(_unpack(held), features, samples)
+        yield held
 
 
 def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator[Packed]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,11 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     run = Run(spec, ranks, folder)
-    while not run.finished:
-        run.train_epoch()
-        run.validate()
-        run.save()
+    with _matrix_products(spec.training):
+        while not run.finished:
+            run.train_epoch()
+            run.validate()
+            run.save()
     run.close()
     facts = {
         "targets": int(run.sizes.sum()),
@@ -57,6 +59,17 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     if ranks.rank == 0:
         facts["version"] = checkpoint.save(folder, run.model, spec.features, spec.samples, spec.sizes, spec.vocab)
     return facts
+
+
+@contextmanager
+def _matrix_products(settings: Training) -> Iterator[None]:
+    """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that can, in TF32 on GPUs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if settings.mixed_precision else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def learning_rate(settings: Training, step: int, total_steps: int) -> float:
@@ -93,11 +106,15 @@ class Run:
         steps = self.sizes.shape[1] * self.settings.epochs
         self.total_steps = min(steps, self.settings.max_steps or steps)
         self.device = _device(self.settings.device, ranks.rank)
+        # Casting beside every product costs a CPU more than the products gain: there they are made in bfloat16 alone.
+        self.autocast = self.settings.mixed_precision and self.device.type == "cuda"
         torch.manual_seed(spec.seed)  # the same first weights on every rank
-        self.model = YouTubeDNN(spec.features, spec.model, spec.sizes).to(self.device)
+        self.model = YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size).to(self.device)
         counts = np.asarray(spec.counts, np.int64)
         self.loss = Loss(self.settings, spec.samples.negatives_alpha, counts, self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, self.settings.adam_beta2), fused=True
+        )
         self.generator = torch.Generator(self.device)
         self.best: dict[str, Tensor] = {}
         self.at = Progress()
@@ -115,9 +132,14 @@ class Run:
     def train_epoch(self) -> None:
         """One pass over this rank's files, or less where max_steps ends it."""
         rank, spec = self.ranks.rank, self.spec
-        mixed = self.settings.shuffle_row_groups
         stream = loader.batches(
-            self.urls, self.sizes[rank], spec.features, spec.samples, row_groups=mixed, seed=(spec.seed, rank, self.at.epoch)
+            self.urls,
+            self.sizes[rank],
+            spec.features,
+            spec.samples,
+            unit=self.settings.unit,
+            row_groups=self.settings.shuffle_row_groups,
+            seed=(spec.seed, rank, self.at.epoch),
         )
         every = max(1, self.total_steps // _RECORDS)
         losses, targets, started = torch.zeros((), device=self.device), 0, time.monotonic()
@@ -134,15 +156,17 @@ class Run:
         self.at.epoch += 1
 
     def _step(self, batch: Batch, sizes: npt.NDArray[np.int64]) -> Tensor:
-        """One update; gives this rank's share of the loss: its mean over the ranks is the mean over all their targets."""
+        """One update; gives this rank's share of the loss: its mean over the ranks is the mean over all planned targets."""
         rate = learning_rate(self.settings, self.at.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Every (seed, rank, step) has draws of its own, so that a resumed run draws what the first one would have.
         words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.at.step)).generate_state(1, np.uint64)
         self.generator.manual_seed(int(words[0] >> np.uint64(1)))
+        torch.manual_seed(self.generator.initial_seed())  # of dropout
         share = len(batch) * self.ranks.size / int(sizes.sum())
-        loss = self.loss(self.model, batch, self.generator) * share
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            loss = self.loss(self.model, batch, self.generator) * share
         self.optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -18,6 +18,7 @@ from recall_lib.training.ranks import Ranks
 
 K = 10
 _SCORES_IN_MEMORY = 1 << 25
+_TOKENS_IN_MEMORY = 1 << 14
 
 
 @torch.no_grad()
@@ -41,14 +42,15 @@ def evaluate(
     """
     model.eval()
     items = model.item_vectors()
-    chunk = max(1, _SCORES_IN_MEMORY // len(items))
+    chunk = max(1, min(_SCORES_IN_MEMORY // len(items), _TOKENS_IN_MEMORY // samples.window_size))
     samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
     sums = np.zeros(3)
     for runs, seen in read_runs(urls, features, samples, seen=True):
+        assert seen is not None
+        order = np.argsort(runs.items.lengths[runs.run_of_target], kind="stable")  # like lengths together: little is padded
         for start in range(0, len(runs), chunk):
-            targets = np.arange(start, min(start + chunk, len(runs)))
+            targets = order[start : start + chunk]
             run = runs.run_of_target[targets]
-            assert seen is not None
             known = seen.slices(seen.offsets[run], seen.offsets[run + 1 if filter_seen else run])
             batch = Batch.of(runs.windows(targets), device)
             place = places(model.user_vectors(batch) @ items.T, batch.target, known)

@@ -11,7 +11,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, LongType, StringType, StructField, StructType
 
 CUTOFFS = (10, 50, 200)
-RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn")
+EASE = "ease"
+RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn", EASE)
+# EASE inverts a dense matrix of the items: with so many 2.7 GB and two to three minutes of the driver.
+MOST_EASE_ITEMS = 15_000
 RANKS = 0  # in place of a cutoff: the row counts a rank
 # cutoff 0: `count` test users had their target at rank `key` of the whole catalogue (0: a miss); cutoff K: item index
 # `key` stood `count` times among the first K.
@@ -23,6 +26,11 @@ TALLY = StructType(
         StructField("count", LongType()),
     ]
 )
+
+
+def recommenders(items: int) -> tuple[str, ...]:
+    """Those that are scored where the catalogue has so many items."""
+    return tuple(name for name in RECOMMENDERS if name != EASE or 0 < items <= MOST_EASE_ITEMS)
 
 
 def add_up(tallies: DataFrame) -> DataFrame:
@@ -87,7 +95,7 @@ def repeated_users(firsts: DataFrame, events: DataFrame) -> DataFrame:
 
 
 def report(head: Mapping[str, Any], tally: DataFrame, items: DataFrame, size: int) -> dict[str, Any]:
-    """`head` with the number of scored users and a block a recommender.
+    """`head` with the number of scored users and a block for each of `recommenders(size)`.
 
     Args:
         head: protocol, status, users_new, users_repeat.
@@ -98,6 +106,6 @@ def report(head: Mapping[str, Any], tally: DataFrame, items: DataFrame, size: in
     ranks, lists = rank_counts(tally), list_counts(tally, items)
     blocks = {
         name: summarise(ranks.get(name, {}), {k: lists[name, k] for k in CUTOFFS if (name, k) in lists}, size)
-        for name in RECOMMENDERS
+        for name in recommenders(size)
     }
     return {**head, "users": sum(ranks.get(RECOMMENDERS[0], {}).values()), **blocks}

@@ -45,7 +45,7 @@ def publish_untrained(ctx, vocab=None, seed=0):
     config, digest, facts = ctx.config, vocab or manifest["digest"], {}
     torch.manual_seed(seed)
     settings = config.model.model_copy(update={"embedding_std": 1.0})
-    model = YouTubeDNN(config.features, settings, manifest["sizes"])
+    model = YouTubeDNN(config.features, settings, manifest["sizes"], config.samples.window_size)
     with ctx.tables.publish_files("models", ctx.dt, inputs={"vocab": digest}, facts=facts) as folder:
         facts["version"] = checkpoint.save(folder, model, config.features, config.samples, manifest["sizes"], digest)
 

@@ -12,6 +12,8 @@ import pytest
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
 from recall_lib.io.tables import Tables
+from recall_lib.retrieval.baselines import EASE_LAMBDA
+from recall_lib.transforms import metrics as transform
 from tests.inference.conftest import DT, LAST_SECOND, make_log, publish_untrained, run_job
 
 CUTOFFS = (10, 50, 200)
@@ -59,16 +61,27 @@ def expected(protocol, counts, score_model, hours, filter_seen):
         both = len(columns[i] & columns[j])
         return both / math.sqrt(len(columns[i]) * len(columns[j])) if both else 0
 
-    results = {name: [] for name in ("model", "popular", "recent_popular", "item_knn")}
+    weights = ease_weights(training, sorted(counts))
+    results = {name: [] for name in ("model", "popular", "recent_popular", "item_knn", "ease")}
     for user, (own, target) in tests.items():
         known = [item for _, item in own if item in counts]
         knn = {i: np.float32(sum(cosine(i, j) for j in known[-10:])) for i in counts}  # whatever window_size
-        scores = {"popular": counts, "recent_popular": recent, "item_knn": knn if known else counts}
+        ease = {i: np.float32(sum(weights[j][i] for j in known[-10:])) for i in counts}
+        scores = {"popular": counts, "recent_popular": recent}
+        scores |= {"item_knn": knn, "ease": ease} if known else {"item_knn": counts, "ease": counts}
         scores["model"] = score_model[user] if known else counts
         for name, score in scores.items():
             rest = [item for item in counts if not (filter_seen and item in known)]
             results[name].append((sorted(rest, key=lambda i, s=score: (-s[i], i.encode())), target))
     return len(tests), {name: summarise(rows, counts) for name, rows in results.items()}
+
+
+def ease_weights(training, items):
+    """{item: {item: weight}}: I - P diag(1 / diag P) from the users' sets."""
+    clicked = np.array([[item in {i for _, i in own} for item in items] for own in training.values()], np.float64)
+    inverse = np.linalg.inv(clicked.T @ clicked + EASE_LAMBDA * np.eye(len(items)))
+    weights = (np.eye(len(items)) - inverse / np.diag(inverse)).astype(np.float32)
+    return {item: dict(zip(items, map(float, row), strict=True)) for item, row in zip(items, weights, strict=True)}
 
 
 def summarise(rows, counts):
@@ -125,6 +138,15 @@ def test_last_click(prepared, filter_seen):
     run_job(ctx, "samples")
     run_job(ctx, "metrics")
     assert_metrics(ctx, "last_click", 30.0, filter_seen, users_new=0, users_repeat=0)
+
+
+def test_a_large_catalogue_has_no_ease(prepared, monkeypatch):
+    monkeypatch.setattr(transform, "MOST_EASE_ITEMS", 27)
+    ctx = prepared()
+    run_job(ctx, "samples")
+    run_job(ctx, "metrics")
+    assert metrics_of(ctx).keys() >= {"model", "item_knn"}
+    assert "ease" not in metrics_of(ctx)
 
 
 def test_day_waits_for_its_clicks_and_is_then_scored(prepared):

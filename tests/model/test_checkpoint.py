@@ -15,7 +15,7 @@ SIZES = {"item_id": 6, "city": 3}
 
 def saved(folder: Path, seed: int = 0, vocab: str = "v") -> tuple[YouTubeDNN, str]:
     torch.manual_seed(seed)
-    model = YouTubeDNN(FEATURES, Model(tower=(4,)), SIZES)
+    model = YouTubeDNN(FEATURES, Model(tower=(4,)), SIZES, 9)
     folder.mkdir(exist_ok=True)
     return model, checkpoint.save(folder, model, FEATURES, Samples(window_size=9), SIZES, vocab)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from recall_lib.config import Features, ItemId, Model, Training
+from recall_lib.model import losses
 from recall_lib.model.batch import Batch
 from recall_lib.model.losses import Loss, Proposal, full_softmax, in_batch_softmax, nce, sampled_softmax
 from recall_lib.model.towers import YouTubeDNN
@@ -63,13 +64,21 @@ def test_in_batch_softmax_is_the_loop() -> None:
     assert in_batch_softmax(scores, target, log_q).item() == pytest.approx(expected / B, rel=1e-5)
 
 
-def test_full_softmax_is_the_loop() -> None:
-    scores = torch.randn(B, N - 2, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("at_once", [1, 3 * (N - 2), 1 << 20])
+def test_full_softmax_and_its_gradients_are_the_loop(biased: bool, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_SCORES_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(2)
+    user, items = (30 * torch.randn(rows, 3, generator=generator) for rows in (B, N - 2))  # scores that need the maximum
+    bias = torch.randn(N - 2, generator=generator) if biased else None
     target = torch.tensor([2, 3, 11, 5, 2, 7, 8])
-    expected = 0.0
-    for i in range(B):
-        expected -= float(scores[i, target[i] - 2]) - math.log(sum(math.exp(s) for s in scores[i]))
-    assert full_softmax(scores, target).item() == pytest.approx(expected / B, rel=1e-5)
+    given = [tensor.requires_grad_() for tensor in (user, items, bias) if tensor is not None]
+    scores = user @ items.T + (0 if bias is None else bias)
+    expected = sum(scores[i].logsumexp(0) - scores[i, target[i] - 2] for i in range(B)) / B
+    found = full_softmax(user, items, bias, target)
+    torch.testing.assert_close(found, expected)
+    for gradient, wanted in zip(torch.autograd.grad(3 * found, given), torch.autograd.grad(3 * expected, given), strict=True):
+        torch.testing.assert_close(gradient, wanted)
 
 
 COUNTS = np.array([99, 99, 40, 0, 30, 20, 0, 10])  # padding and unknown have counts that must not matter
@@ -101,7 +110,7 @@ def tiny_batch(target: list[int], negatives: list[list[int]] | None = None) -> B
     return Batch(
         history=torch.full((rows, 3), 2),
         length=torch.full((rows,), 3),
-        bags={},
+        item={},
         user={},
         example_age=torch.zeros(rows),
         target=torch.tensor(target),
@@ -111,7 +120,10 @@ def tiny_batch(target: list[int], negatives: list[list[int]] | None = None) -> B
 
 def tiny_model(std: float = 1e-9) -> YouTubeDNN:
     model = YouTubeDNN(
-        Features(item_id=ItemId(dim=4)), Model(tower=(4,), item_output="separate", embedding_std=std), {"item_id": len(COUNTS)}
+        Features(item_id=ItemId(dim=4)),
+        Model(tower=(4,), item_output="separate", embedding_std=std),
+        {"item_id": len(COUNTS)},
+        3,
     )
     return model
 

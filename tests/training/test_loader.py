@@ -30,17 +30,23 @@ def files(tmp_path: Path) -> list[SampleFile]:
 WITH_NEGATIVES = Samples(window_size=4, negatives_per_positive=2)
 
 
-def epoch(files: list[SampleFile], steps: int = 10, *, row_groups: int = 2, seed: int = 1) -> list[Windows]:
+def epoch(
+    files: list[SampleFile], steps: int = 10, *, row_groups: int = 2, seed: int = 1, unit: str = "window"
+) -> list[Windows]:
     sizes = batch_sizes(sum(file.targets for file in files), steps)
-    found = list(batches([f.url for f in files], sizes, FEATURES, WITH_NEGATIVES, row_groups=row_groups, seed=(seed, 0, 0)))
-    assert [len(windows.target) for windows in found] == sizes.tolist()
+    found = list(
+        batches([f.url for f in files], sizes, FEATURES, WITH_NEGATIVES, unit=unit, row_groups=row_groups, seed=(seed, 0, 0))
+    )
+    assert len(found) == steps
+    if unit == "window":
+        assert [len(windows.target) for windows in found] == sizes.tolist()
     return found
 
 
 def as_rows(windows: Windows) -> list[str]:
     rows = []
     for i, length in enumerate(windows.length):
-        bags = {n: bag.values[bag.offsets[i] : bag.offsets[i + 1]].tolist() for n, bag in windows.bags.items()}
+        bags = {n: bag.values[bag.offsets[i] : bag.offsets[i + 1]].tolist() for n, bag in windows.bags().items()}
         user = {name: int(ids[i]) for name, ids in windows.user.items()}
         row = (windows.history[i, :length].tolist(), bags, user, float(windows.example_age[i]), int(windows.target[i]))
         assert not windows.history[i, length:].any()
@@ -56,6 +62,34 @@ def test_an_epoch_is_every_window_of_the_files_once(files: list[SampleFile]) -> 
     for row_groups in (1, 2, 100):
         found = [row for windows in epoch(files, row_groups=row_groups) for row in as_rows(windows)]
         assert Counter(found) == expected
+
+
+def test_an_epoch_of_runs_is_every_target_once_after_what_stands_before_it(files: list[SampleFile]) -> None:
+    expected: Counter[tuple] = Counter()
+    for file in files:
+        for row in pq.read_table(file.url.removeprefix("file://")).to_pylist():
+            places = [place for place, is_target in enumerate(row["is_target"]) if is_target]
+            for n, place in enumerate(places):
+                expected[row["item_index"][place], row["example_age"][n], tuple(row["negatives"][2 * n : 2 * n + 2])] += 1
+    for row_groups, steps in ((1, 3), (2, 8), (100, 8)):
+        found: Counter[tuple] = Counter()
+        for windows in epoch(files, steps, row_groups=row_groups, unit="run"):
+            assert windows.at is not None
+            assert len(windows.target)
+            assert windows.history.shape[1] <= WITH_NEGATIVES.window_size
+            for row, seen, target, age, negatives in zip(
+                *windows.at, windows.target, windows.example_age, windows.negatives, strict=True
+            ):
+                assert 1 <= seen <= windows.length[row]
+                if seen < windows.length[row]:  # the next token of the history is the target itself
+                    assert windows.history[row, seen] == target
+                found[int(target), float(age), tuple(negatives.tolist())] += 1
+        assert found == expected
+
+
+def test_runs_are_cut_elsewhere_in_every_epoch_and_the_same_with_the_seed(files: list[SampleFile]) -> None:
+    first, again, other = (repr(epoch(files, 5, seed=seed, unit="run")) for seed in (1, 1, 2))
+    assert first == again != other
 
 
 def test_the_seed_decides_the_order(files: list[SampleFile]) -> None:
@@ -76,7 +110,7 @@ def test_targets_of_a_user_are_spread(files: list[SampleFile]) -> None:
 def test_fewer_targets_than_planned_is_refused(files: list[SampleFile]) -> None:
     sizes = batch_sizes(sum(file.targets for file in files) + 1, 5)
     with pytest.raises(DataRefused, match="fewer targets"):
-        list(batches([f.url for f in files], sizes, FEATURES, SAMPLES, row_groups=2, seed=(1,)))
+        list(batches([f.url for f in files], sizes, FEATURES, SAMPLES, unit="window", row_groups=2, seed=(1,)))
 
 
 def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
@@ -93,7 +127,7 @@ def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
 
 def test_bytes_that_end_in_zero_survive(tmp_path: Path) -> None:
     file = write_runs(tmp_path / "zeros.parquet", [[2, 3, 0]])
-    [windows] = list(batches([file.url], np.array([2]), FEATURES, SAMPLES, row_groups=1, seed=(1,)))
+    [windows] = list(batches([file.url], np.array([2]), FEATURES, SAMPLES, unit="window", row_groups=1, seed=(1,)))
     assert sorted(windows.target.tolist()) == [0, 3]
 
 

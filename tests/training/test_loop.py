@@ -31,12 +31,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(folder)[0].state_dict()
 
 
-@pytest.mark.parametrize("encoder", ["mean", "lstm"])
-def test_ordered_sequences_are_learnt(tmp_path: Path, encoder: str) -> None:
-    facts = run(tmp_path / "out", log_of(tmp_path, ordered=True), model={"encoder": encoder})
+ATTENTION = {"encoder": "attention", "encoder_dim": 8, "tower": (8,), "similarity": "cosine", "temperature": 0.05}
+
+
+@pytest.mark.parametrize("unit", ["window", "run"])
+@pytest.mark.parametrize("model", [{"encoder": "mean"}, {"encoder": "lstm"}, ATTENTION])
+def test_ordered_sequences_are_learnt(tmp_path: Path, model: dict[str, Any], unit: str) -> None:
+    facts = run(tmp_path / "out", log_of(tmp_path, ordered=True), model=model, training={"unit": unit, "epochs": 6})
     assert facts["validation"]["hr@10"] > 0.95
     assert facts["validation"]["ndcg@10"] > 0.8
-    assert (facts["targets"], facts["epochs"], facts["steps"]) == (840, 4, 4 * 14)
+    assert (facts["targets"], facts["epochs"], facts["steps"]) == (840, 6, 6 * 14)
 
 
 def test_random_sequences_do_not_look_learnt(tmp_path: Path) -> None:
@@ -72,14 +76,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("model", [{}, ATTENTION | {"dropout": 0.3}])
 @pytest.mark.parametrize("early_stopping", [None, 3])
 def test_a_resumed_run_ends_in_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early_stopping: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early_stopping: int | None, model: dict[str, Any]
 ) -> None:
     files = log_of(tmp_path, ordered=True)
     training = {"loss": "sampled_softmax", "epochs": 4, "schedule": "linear", "early_stopping": early_stopping}
-    whole = run(tmp_path / "whole", files, training=training)
-    kept = {"training": training, "checkpoint": f"file://{tmp_path}/kept/state.safetensors"}
+    whole = run(tmp_path / "whole", files, training=training, model=model)
+    kept: dict[str, Any] = {"training": training, "model": model, "checkpoint": f"file://{tmp_path}/kept/state.safetensors"}
     save = Run.save
 
     def die_after_two(self: Run) -> None:

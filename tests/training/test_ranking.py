@@ -30,7 +30,7 @@ def test_places_are_the_sorted_list() -> None:
 
 def test_hit_rate_and_gain_over_files_of_several_row_groups(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = YouTubeDNN(FEATURES, make_spec([], [], model={"embedding_std": 1.0}).model, SIZES)
+    model = YouTubeDNN(FEATURES, make_spec([], [], model={"embedding_std": 1.0}).model, SIZES, SAMPLES.window_size)
     users = sequences(40, 6, ordered=False)
     users[3][-1] = 1  # outside the vocabulary: a miss
     users[4][-1] = users[4][0]  # seen: not scored

@@ -51,3 +51,9 @@ def test_report_adds_up_partial_tallies(spark):
     assert found["model"]["coverage@10"] == 2 / 3
     assert found["model"]["popularity@10"] == (4 * 100 + 4 * 20) / 8
     assert found["item_knn"]["hr@10"] is None
+
+
+def test_ease_is_for_small_catalogues():
+    assert transform.recommenders(transform.MOST_EASE_ITEMS) == transform.RECOMMENDERS
+    for items in (0, transform.MOST_EASE_ITEMS + 1):
+        assert set(transform.RECOMMENDERS) - set(transform.recommenders(items)) == {transform.EASE}

@@ -135,7 +135,7 @@ class Encoded:
             for i in range(len(runs)):
                 row = int(runs.run_of_target[i])
                 features: dict[str, Any] = {name: self.raw(name, ids[i]) for name, ids in windows.user.items()}
-                for name, bag in windows.bags.items():
+                for name, bag in windows.bags().items():
                     own = bag.values[bag.offsets[i] : bag.offsets[i + 1]]
                     features[name] = [self.raw(name, index) for index in own]
                 found[split].append(

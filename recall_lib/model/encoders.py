@@ -1,0 +1,120 @@
+"""Encoders of a user's history: from tokens to one vector a target.
+
+Each reads a history once and takes a target's vector from the state after the last token that it sees, so that it does
+not matter whether a history belongs to one target (a window) or to many (training.unit `run`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recall_lib.config import Features, Model
+from recall_lib.ids import PADDING
+from recall_lib.model.batch import Batch
+
+
+def running_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Sums [S, L, d] of each token's values and their counts [S, L] -> the mean over all tokens so far, [S, L, d]."""
+    return values.cumsum(dim=1) / counts.cumsum(dim=1).clamp(min=1)[:, :, None]
+
+
+class MeanEncoder(nn.Module):
+    """The mean of the history's embeddings (paper, F)."""
+
+    def __init__(self, dim: int) -> None:
+        """`dim`: of the embeddings, and so of the output."""
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, table: Tensor, batch: Batch) -> Tensor:
+        """[n, dim] embeddings -> [T, dim]; zeros for an empty history."""
+        if batch.at is None:
+            return F.embedding_bag(batch.history, table, mode="mean", padding_idx=PADDING)
+        tokens = F.embedding(batch.history, table, padding_idx=PADDING)
+        return batch.seen(running_mean(tokens, (batch.history != PADDING).to(tokens.dtype)))
+
+
+class LstmEncoder(nn.Module):
+    """The largest value so far of each LSTM output (P)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        """`dim`: of the embeddings; `hidden`: of the LSTM, and so of the output."""
+        super().__init__()
+        self.dim = hidden
+        self.lstm = nn.LSTM(dim, hidden, batch_first=True)
+
+    def forward(self, table: Tensor, batch: Batch) -> Tensor:
+        """[n, dim] embeddings -> [T, hidden]; zeros for an empty history."""
+        # Padding stands after the end, so that it cannot reach the outputs of the steps before it.
+        steps, _ = self.lstm(F.embedding(batch.history, table, padding_idx=PADDING))  # [S, L, hidden]
+        return batch.seen(steps.cummax(dim=1).values)
+
+
+class AttentionEncoder(nn.Module):
+    """Causal self-attention in HSTU blocks (Zhai et al. 2024) over items, their features and learnt positions."""
+
+    def __init__(self, features: Features, model: Model, window_size: int) -> None:
+        """`window_size`: the longest history."""
+        super().__init__()
+        self.dim = model.encoder_dim
+        width = features.item_id.dim + sum(feature.dim for feature in features.item)
+        self.project = nn.Identity() if width == self.dim else nn.Linear(width, self.dim)
+        self.position = nn.Parameter(torch.randn(window_size, self.dim) * model.embedding_std)
+        self.norm_in, self.norm_out = nn.LayerNorm(self.dim), nn.LayerNorm(self.dim)
+        self.dropout = Dropout(model.dropout)
+        self.blocks = nn.ModuleList([HstuBlock(model, window_size) for _ in range(model.layers)])
+
+    def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """[S, L, width] embeddings of items and their features -> [T, dim]; zeros for an empty history."""
+        states = self.project(tokens) + self.position[: tokens.shape[1]]
+        states = self.dropout(self.norm_in(states))
+        for block in self.blocks:
+            states = block(states)
+        return batch.seen(self.norm_out(states))
+
+
+class HstuBlock(nn.Module):
+    """Attention by silu in place of softmax, a gate in place of the feed-forward layer, a learnt bias a distance."""
+
+    def __init__(self, model: Model, window_size: int) -> None:
+        """`window_size`: the longest history, by which the attention's sums are divided."""
+        super().__init__()
+        dim, self.heads, self.window_size = model.encoder_dim, model.heads, window_size
+        self.norm_in, self.norm_attended = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.into, self.out = nn.Linear(dim, 4 * dim), nn.Linear(dim, dim)
+        self.dropout = Dropout(model.dropout)
+        self.distance_bias = nn.Parameter(torch.zeros(self.heads, window_size))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[S, L, dim] -> [S, L, dim]; a state depends on none after it."""
+        rows, length, dim = states.shape
+        gate, *parts = F.silu(self.into(self.norm_in(states))).split(dim, dim=-1)
+        values, queries, keys = (part.view(rows, length, self.heads, -1).transpose(1, 2) for part in parts)
+        weights = F.silu(torch.matmul(queries, keys.transpose(-1, -2)) + self._bias(length))  # [S, heads, L, L]
+        attended = torch.matmul(weights, values / self.window_size).transpose(1, 2).reshape(rows, length, dim)
+        return states + self.out(self.dropout(gate * self.norm_attended(attended)))
+
+    def _bias(self, length: int) -> Tensor:
+        """[heads, L, L] by distance; so low after a token that silu gives 0 (minus infinity would give no number)."""
+        place = torch.arange(length, device=self.distance_bias.device)
+        distance = place[:, None] - place
+        return self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -1e4)
+
+
+class Dropout(nn.Module):
+    """Dropout to the nearest 1/256, by a byte an element: on a CPU several times faster than a float an element."""
+
+    def __init__(self, p: float) -> None:
+        """`p`: share of the elements that become 0."""
+        super().__init__()
+        self.dropped = round(p * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; what is left is scaled up."""
+        if not self.training or not self.dropped:
+            return x
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        keep = (words.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
+        return x * keep.to(x.dtype).mul_(256 / (256 - self.dropped))
