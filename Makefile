@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench quality clean
 SHELL := /bin/bash
 
 stamp := .venv/.ready
@@ -26,6 +26,9 @@ lint: $(stamp) ## ruff and mypy
 
 bench: $(stamp) $(peers) ## measure beside other tools into build/bench; ONLY=samples for one table, SCALE=0.01 to try it out
 	@.venv/bin/python -m tests.benchmarks.run $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)')
+
+quality: $(stamp) ## train on real logs beside published figures into build/quality; DATA=<folder of ml-1m, beauty, globo>, ONLY=ml1m_best for one row
+	@.venv/bin/python -m tests.quality.run $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)')
 
 $(peers): tests/benchmarks/peers/requirements.txt
 	@echo "making build/bench/venv: what ours is measured against"
