@@ -1,0 +1,231 @@
+"""Training, beside torch-rechub, over ranks, beside its own input; gradients of item tables as rows and dense.
+
+Preset F on ml-1m's samples, or on those of a log of like size where ml-1m is absent. Every measurement is a process of its
+own, and the fastest of its repeats counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+import jobs.events
+import jobs.samples
+import jobs.vocab
+from recall_lib.config import load_config
+from recall_lib.inference.item_counts import item_counts
+from recall_lib.job import Context
+from recall_lib.runs import Runs
+from recall_lib.training.ranks import local_rendezvous
+from recall_lib.training.spec import TrainSpec, sample_files
+from tests.benchmarks.common import CORES, ROOT, Row, faster, run_peer, smaller
+
+BATCH, BATCH_OF_RANKS = 2_048, 4_096  # targets per rank and step
+REPEATS = 5  # of ours, in one process
+PEER_REPEATS = 2  # for each number of workers
+WORKERS = (0, 1, 2)  # of the peer's DataLoader; the fastest counts
+USERS, ITEMS, CLICKS_A_USER = 6_040, 3_416, 166  # of ml-1m
+TABLES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}  # items
+DT = "2024-01-01"
+
+
+def measure(scale: float, work: Path) -> list[Row]:
+    """All rows; the number of users and of items is multiplied by `scale`."""
+    return [
+        against_rechub(work, scale),
+        ranks_2_vs_1(work, scale),
+        loader_vs_step(work, scale),
+        *sparse_vs_dense(scale),
+    ]
+
+
+# -- the samples -------------------------------------------------------------------------------------------------------
+@cache
+def published(work: Path, scale: float) -> tuple[Context, str]:
+    """Preset F's vocabulary and samples, and what log they are of; made once."""
+    data = Path(os.environ.get("RECALL_TEST_DATA", ROOT.parent / "shared" / "data")) / "ml-1m"
+    if scale >= 1 and data.is_dir():
+        name = "ml-1m"
+    else:
+        data, name = work / "log", f"generated log, ml-1m's size x {scale:g}"
+        generate(data, max(50, int(USERS * scale)))
+    settings = {
+        "input.path": data,
+        "input.ordering": "position",
+        "paths.root": work / "tables",
+        "spark.master": f"local[{CORES}]",
+        "training.device": "cpu",
+    }
+    config = load_config(str(ROOT / "conf" / "fun_rec.yaml"), [f"{key}={value}" for key, value in settings.items()])
+    ctx = Context(config, DT, "bench")
+    for job in (jobs.events, jobs.vocab, jobs.samples):
+        job.run(ctx)
+    return ctx, name
+
+
+def generate(folder: Path, users: int) -> None:
+    """A log with ml-1m's columns: CLICKS_A_USER a user on average, most far fewer, item r about in proportion to r^(-2/3)."""
+    random = np.random.default_rng(1)
+    clicks = np.maximum(20, random.exponential(CLICKS_A_USER, users).astype(int))
+    user = np.repeat(np.arange(users), clicks)
+    columns = {
+        "user_id": user,
+        "article_id": (random.random(len(user)) ** 3 * ITEMS).astype(int),
+        "expo_time": np.arange(len(user)),
+        "click": np.ones_like(user),
+        "city": random.integers(678, size=users)[user],
+        "age": random.integers(7, size=users)[user],
+        "gender": random.integers(2, size=users)[user],
+    }
+    folder.mkdir(parents=True)
+    with pa.CompressedOutputStream(str(folder / "clicks.csv.gz"), "gzip") as file:
+        pyarrow.csv.write_csv(pa.table(columns), file)
+
+
+def spec(ctx: Context, batch_size: int) -> dict[str, Any]:
+    """What training is given, as JSON; no validation."""
+    vocab, train = (ctx.tables.manifest(name, DT, **keys) for name, keys in (("vocab", {}), ("samples", {"split": "train"})))
+    folder = ctx.tables.uri(ctx.tables.folder("samples", DT, split="train"))
+    made = TrainSpec(
+        features=ctx.config.features,
+        samples=ctx.config.samples,
+        model=ctx.config.model,
+        training=ctx.config.training.model_copy(update={"batch_size": batch_size}),
+        seed=ctx.config.seed,
+        sizes=vocab["sizes"],
+        counts=item_counts(ctx.tables.files("vocab", DT)).tolist(),
+        train=sample_files(folder, train),
+        validation=[],
+        vocab=vocab["digest"],
+        inputs=train["digest"],
+    )
+    return made.model_dump(mode="json")
+
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+def run_ours(task: dict[str, Any], *, ranks: int = 1, pinned: bool = False) -> dict[str, Any]:
+    """What training.py prints on rank 0 for a task.
+
+    Args:
+        task: see there.
+        ranks: processes, Horovod's if more than one.
+        pinned: each to a core, with one thread; else they share the cores.
+
+    Raises:
+        SystemExit: a process failed.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    threads = 1 if pinned else max(1, len(cores) // ranks)
+    with ExitStack() as stack:
+        environments = stack.enter_context(local_rendezvous(ranks)) if ranks > 1 else [{}]
+        processes = []
+        for rank, environment in enumerate(environments):
+            argument = json.dumps(task | {"core": cores[rank % len(cores)] if pinned else None})
+            command = [sys.executable, "-m", "tests.benchmarks.training", argument]
+            env = os.environ | environment | {"OMP_NUM_THREADS": str(threads)}
+            processes.append(
+                subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+            stack.callback(processes[-1].kill)
+        said = [process.communicate() for process in processes]
+    failed = [err for process, (_, err) in zip(processes, said, strict=True) if process.returncode]
+    if failed:
+        raise SystemExit(f"bench: {task['measure']} failed: {failed[0].strip()[-2000:]}")
+    found: dict[str, Any] = json.loads(said[0][0].splitlines()[-1])
+    return found
+
+
+def speed(found: dict[str, Any]) -> float:
+    """Targets a second."""
+    return float(found["targets"] / found["seconds"])
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+def against_rechub(work: Path, scale: float) -> Row:
+    """Row vs_torch_rechub: an epoch of each; ours from files, the peer's from arrays in memory."""
+    ctx, log = published(work, scale)
+    ours = run_ours({"measure": "epoch", "spec": spec(ctx, BATCH), "repeats": REPEATS})
+    peer = run_rechub(work, ctx)
+    if peer["targets"] != ours["targets"]:
+        raise SystemExit(f"bench: the peer trains on {peer['targets']} targets, ours on {ours['targets']}: nothing is reported")
+    note = (
+        f"{log}, preset F, batch {BATCH:,}, an epoch of {ours['targets']:,} targets: ours {ours['seconds']:.2f} s from files; "
+    )
+    note += f"torch-rechub {peer['version']} {peer['seconds']:.2f} s from arrays, best of {WORKERS} workers: {peer['workers']}"
+    return faster("vs_torch_rechub", speed(ours), speed(peer), "targets/s", note)
+
+
+def run_rechub(work: Path, ctx: Context) -> dict[str, Any]:
+    """The peer's fastest epoch on the windows that ours trains on, and with how many workers that was."""
+    config, path = ctx.config, work / "windows.npz"
+    columns = training_windows(ctx)
+    sizes = ctx.tables.manifest("vocab", DT)["sizes"]
+    np.savez(path, sizes=json.dumps(sizes), **columns)
+    task = {
+        "windows": str(path),
+        "batch_size": BATCH,
+        "negatives": config.training.num_negatives,
+        "dim": config.features.item_id.dim,
+        "tower": config.model.tower,
+    }
+    runs = [run_peer("rechub.py", task | {"workers": n}, PEER_REPEATS) | {"workers": n} for n in WORKERS]
+    return min(runs, key=lambda found: found["seconds"])
+
+
+def training_windows(ctx: Context) -> dict[str, np.ndarray]:
+    """All targets as the peer reads them: history [n, window_size] padded with 0, target, example_age, user features."""
+    features, samples = ctx.config.features, ctx.config.samples
+    parts = []
+    for file in ctx.tables.files("samples", DT, split="train"):
+        runs = Runs.from_arrow(pq.read_table(file), features, samples)
+        found = runs.windows(np.arange(len(runs)))
+        history = np.zeros((len(runs), samples.window_size), np.int64)
+        history[:, : found.history.shape[1]] = found.history
+        columns: dict[str, np.ndarray] = {"history": history, "target": found.target, "example_age": found.example_age}
+        parts.append(columns | found.user)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def ranks_2_vs_1(work: Path, scale: float) -> Row:
+    """Row ranks_2_vs_1: each rank on a core of its own, with one thread; one rank needs no Horovod."""
+    ctx, log = published(work, scale)
+    task = {"measure": "epoch", "spec": spec(ctx, BATCH_OF_RANKS), "repeats": REPEATS}
+    one, two = (run_ours(task, ranks=n, pinned=True) for n in (1, 2))
+    note = f"{log}, preset F, {BATCH_OF_RANKS:,} targets a rank and step, a core and a thread a rank: an epoch of "
+    note += f"{one['targets']:,} targets in {two['seconds']:.2f} s; peer: 1 rank without Horovod, {one['seconds']:.2f} s"
+    return faster("ranks_2_vs_1", speed(two), speed(one), "targets/s", note)
+
+
+def loader_vs_step(work: Path, scale: float) -> Row:
+    """Row loader_vs_step: the batches alone, and the steps alone on batches in memory; each on one core."""
+    ctx, log = published(work, scale)
+    task = {"spec": spec(ctx, BATCH), "repeats": REPEATS}
+    loading, steps = (run_ours(task | {"measure": name}, pinned=True) for name in ("loading", "steps"))
+    note = f"{log}, preset F, batch {BATCH:,}, {steps['targets']:,} targets: files to batches {loading['seconds']:.2f} s; "
+    note += f"peer: the steps on batches in memory {steps['seconds']:.2f} s; a core and a thread each"
+    return faster("loader_vs_step", speed(loading), speed(steps), "targets/s", note)
+
+
+def sparse_vs_dense(scale: float) -> Iterator[Row]:
+    """Rows sparse_vs_dense_<items>, and with _2_ranks, each on a core of its own."""
+    for name, at_full_scale in TABLES.items():
+        items = max(1_000, int(at_full_scale * scale))
+        for ranks in (1, 2):
+            task = {"measure": "gradients", "items": items, "batch_size": BATCH, "steps": 5, "repeats": 3}
+            rows, dense = (run_ours(task | {"rows": kind}, ranks=ranks, pinned=ranks > 1) for kind in (True, False))
+            ours, peer = (found["seconds"] / found["steps"] * 1000 for found in (rows, dense))
+            note = f"{items:,} items x 64, batch {BATCH:,}, {ranks} rank{'s' * (ranks > 1)}: gradients as rows with lazy Adam; "
+            note += "peer: dense with fused Adam"
+            yield smaller(f"sparse_vs_dense_{name}" + "_2_ranks" * (ranks > 1), ours, peer, "ms/step", note)
