@@ -1,4 +1,4 @@
-"""Held-out clicks -> metrics/dt: hit rate, NDCG, MRR, coverage and popularity of the model and three baselines.
+"""Held-out clicks -> metrics/dt: hit rate, NDCG, MRR, coverage and popularity of the model and its baselines.
 
 Protocol `day` is scored once the events of dt are published; until then metrics.json says `pending` and has no figures.
 """

@@ -17,7 +17,7 @@ from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.runs import Ragged
-from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS, recommenders
+from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS
 from recall_lib.transforms.users import LEAST_HISTORY
 
 if TYPE_CHECKING:
@@ -84,18 +84,19 @@ class _Tally:
     def batches(self) -> Iterator[pa.RecordBatch]:
         for (name, k), counts in [*(((name, RANKS), counts) for name, counts in self.ranks.items()), *self.items.items()]:
             key = np.flatnonzero(counts)
-            columns = {"recommender": [name] * len(key), "cutoff": pa.array(np.full(len(key), k, np.int32))}
+            whose = pa.array([name] * len(key), pa.string())  # typed: nothing may be counted
+            columns = {"recommender": whose, "cutoff": pa.array(np.full(len(key), k, np.int32))}
             yield pa.RecordBatch.from_pydict(columns | {"key": pa.array(key), "count": pa.array(counts[key])})
 
 
 @lru_cache(maxsize=1)
 def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostClicked, MostClicked, dict[str, ItemToItem]]:
-    from recall_lib.retrieval.baselines import Ease, ItemKnn, MostClicked
+    from recall_lib.retrieval.baselines import EASE_FILE, Ease, ItemKnn, MostClicked
 
     items, folder = load_index(index).exact(), baselines.folder()
     popular, recent = (MostClicked(np.load(folder / f"{name}.npy"), items.id_rank) for name in ("popular", "recent"))
     by_history: dict[str, ItemToItem] = {"item_knn": ItemKnn(folder, items.id_rank)}
-    if EASE in recommenders(len(items.vectors) - FIRST_INDEX):
+    if (folder / EASE_FILE).exists():
         by_history[EASE] = Ease(folder, items.id_rank)
     return items, popular, recent, by_history
 

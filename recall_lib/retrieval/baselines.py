@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 # EASE's L2 penalty. On MovieLens 1M's validation clicks HR@10 is .203 at 200, and .211 from 500 to 1000.
 EASE_LAMBDA = 500.0
+EASE_FILE = "ease.npy"
 
 
 class MostClicked:
@@ -111,13 +112,12 @@ class Ease(ItemToItem):
     def __init__(self, folder: Path, id_rank: Ints) -> None:
         """`folder`: what `save_ease` wrote; `id_rank`: int64 [n]."""
         super().__init__(id_rank)
-        self.weights = np.load(folder / _EASE_FILE, mmap_mode="r")
+        self.weights = np.load(folder / EASE_FILE, mmap_mode="r")
 
     def _weights(self, item: int) -> tuple[npt.NDArray[np.integer] | slice, Floats]:
         return slice(None), self.weights[self.id_rank[item]]
 
 
-_EASE_FILE = "ease.npy"
 _FILES = ("starts", "columns", "cosines")
 
 
@@ -156,7 +156,7 @@ def save_ease(covisits: sparse.csr_matrix, id_rank: Ints, folder: Path) -> None:
         weights[i, i + 1 :] = weights[i + 1 :, i]
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
-    np.save(folder / _EASE_FILE, weights.astype(np.float32, order="C"))  # a click's weights lie side by side
+    np.save(folder / EASE_FILE, weights.astype(np.float32, order="C"))  # a click's weights lie side by side
 
 
 def _largest(scores: npt.NDArray[np.float32], n: int) -> Ints:

@@ -13,7 +13,7 @@ from pyspark.sql.types import IntegerType, LongType, StringType, StructField, St
 CUTOFFS = (10, 50, 200)
 EASE = "ease"
 RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn", EASE)
-# EASE inverts a dense matrix of the items: with so many 2.7 GB and two to three minutes of the driver.
+# EASE inverts a dense matrix of the items: with so many 2.7 GB and a minute or two of the driver.
 MOST_EASE_ITEMS = 15_000
 RANKS = 0  # in place of a cutoff: the row counts a rank
 # cutoff 0: `count` test users had their target at rank `key` of the whole catalogue (0: a miss); cutoff K: item index
