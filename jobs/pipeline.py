@@ -2,10 +2,10 @@
 
 import sys
 
-from jobs import events, index, metrics, popular, related, report, samples, top_n, train, vectors, vocab
+from jobs import events, index, items, metrics, popular, related, report, samples, top_n, train, vectors, vocab
 from recall_lib.job import Context, main
 
-STAGES = (vocab, samples, train, vectors, index, popular, top_n, related, metrics, report)
+STAGES = (vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
 
 
 def run(ctx: Context) -> None:

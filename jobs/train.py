@@ -30,7 +30,12 @@ def run(ctx: Context) -> None:
             )
     folders = {split: tables.uri(tables.folder("samples", ctx.dt, split=split)) for split in splits}
     files = {split: sample_files(folders[split], manifest) for split, manifest in splits.items()}
+    known = tables.manifest("items", ctx.dt) if config.model.item_content else None
+    if known and known["inputs"]["vocab"] != vocab["digest"]:
+        raise DataRefused(f"items/dt={ctx.dt} was made with another vocabulary: run `recall items --dt {ctx.dt}`")
     checkpoint = f"{tables.root}/_checkpoints/models-dt={ctx.dt}.safetensors"
+    inputs = {"vocab": vocab["digest"]} | {split: manifest["digest"] for split, manifest in splits.items()}
+    inputs |= {"items": known["digest"]} if known else {}
     spec = TrainSpec(
         features=config.features,
         samples=config.samples,
@@ -42,12 +47,12 @@ def run(ctx: Context) -> None:
         counts=item_counts(tables.files("vocab", ctx.dt)).tolist(),
         train=files["train"],
         validation=files["validation"],
+        items=tables.files("items", ctx.dt) if known else (),
         vocab=vocab["digest"],
-        inputs=f"{splits['train']['digest']} {splits['validation']['digest']}",
+        inputs=" ".join(inputs.values()),
         checkpoint=tables.uri(checkpoint),
     )
     plan([file.targets for file in spec.train], config.training.ranks, config.training.batch_size)
-    inputs = {"vocab": vocab["digest"]} | {split: manifest["digest"] for split, manifest in splits.items()}
     facts: dict[str, Any] = {}
     with tables.publish_files("models", ctx.dt, inputs=inputs, facts=facts) as folder:
         facts.update(launch(spec, folder))

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 JOBS = (
-    "events", "vocab", "samples", "train", "vectors", "index", "popular", "top_n", "metrics", "related", "report", "pipeline",
+    "events", "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n", "metrics", "related", "report",
+    "pipeline",
 )  # fmt: skip
 TOOLS = {"dump": "recall_lib.dump", "demo": "recall_lib.demo", "simulate": "recall_lib.simulator_in_spark"}
 

@@ -156,6 +156,7 @@ class Model(Section):
     tower: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     output_activation: Literal["relu", "linear"] = "linear"  # of the tower's last layer
     item_output: Literal["tied", "separate"] = "tied"  # F: the history's item table; P: softmax weights of their own
+    item_content: bool = False  # an item's vector is the sum of its own row and the means of its features' rows
     item_bias: bool = False  # P: a bias per item, exported as [b, w] against [1, u]
     example_age: bool = False  # the sample's age as a dense input (F); 0 at inference
     embedding_std: float = Field(0.05, gt=0)  # of the normal initialisation (P: 0.001)
@@ -273,6 +274,10 @@ class Config(Section):
         width = self.model.tower[-1] if self.model.tower else tower_input(self.features, self.model)
         if self.model.item_output == "tied" and width != self.features.item_id.dim:
             raise ValueError(f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}")
+        if self.model.item_content and (
+            self.model.item_output != "tied" or any(f.dim != self.features.item_id.dim for f in self.features.item)
+        ):
+            raise ValueError("model.item_content needs model.item_output tied and features.item as wide as features.item_id")
         one_way = self.model.encoder == "attention" or self.training.unit == "run"
         if one_way and self.samples.order != "oldest_first":
             raise ValueError("model.encoder attention and training.unit run need samples.order oldest_first")
@@ -288,7 +293,7 @@ _STRETCHES = 4
 def tower_input(features: Features, model: Model) -> int:
     """Width of what goes into the tower: the encoded history, the features that stand beside it, the example's age."""
     encoded = features.item_id.dim if model.encoder == "mean" else model.encoder_dim
-    beside = (*features.user, *(features.item if model.encoder != "attention" else ()))
+    beside = (*features.user, *(() if model.encoder == "attention" or model.item_content else features.item))
     return encoded + sum(feature.dim for feature in beside) + model.example_age
 
 

@@ -79,17 +79,17 @@ def _readable(windows: Windows, users: list[str], values: dict[str, list[str | N
             return None
         return values[feature][index] if feature in values else int(index - FIRST_INDEX)
 
-    def bag(feature: str, bags: Ragged, i: int) -> list[str | int | None]:
-        return [raw(feature, index) for index in bags.values[bags.offsets[i] : bags.offsets[i + 1]]]
+    def own(feature: str, lists: Ragged, i: int) -> list[str | int | None]:
+        return [raw(feature, index) for index in lists.values[lists.offsets[i] : lists.offsets[i + 1]]]
 
-    bags_of = windows.bags()
+    bags = windows.bags()
     for i, user in enumerate(users):
         yield {
             "user_id": user,
-            "history": [raw(ITEM_ID, index) for index in windows.history[i, : windows.length[i]]],
+            "history": own(ITEM_ID, windows.history, i),
             "target": raw(ITEM_ID, windows.target[i]),
             "example_age": float(windows.example_age[i]),
             "negatives": [raw(ITEM_ID, index) for index in windows.negatives[i] if index != PADDING],
             "features": {name: raw(name, ids[i]) for name, ids in windows.user.items()}
-            | {name: bag(name, bags, i) for name, bags in bags_of.items()},
+            | {name: own(name, lists, i) for name, lists in bags.items()},
         }

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
-from recall_lib.ids import PADDING
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,8 +59,7 @@ class Windows:
     """What a model sees of T targets, in S histories: a history a target (T = S), or with `at` one that several share.
 
     Attributes:
-        history: item ids, int64 [S, L], in `samples.order`, padded with 0 after the end.
-        length: tokens in each history, int64 [S].
+        history: item ids in `samples.order` (ragged int64 [S]).
         item: per item feature the values of each token, history after history (ragged [tokens]).
         user: per user feature, int64 [T].
         example_age: days, float32 [T].
@@ -70,8 +68,7 @@ class Windows:
         at: each target's history and how many of its first tokens it sees, int64 [T] both; null: each all of its own.
     """
 
-    history: Ints
-    length: Ints
+    history: Ragged
     item: dict[str, Ragged]
     user: dict[str, Ints]
     example_age: npt.NDArray[np.float32]
@@ -81,8 +78,7 @@ class Windows:
 
     def bags(self) -> dict[str, Ragged]:
         """Per item feature the values of all of a history's tokens (ragged [S])."""
-        first = np.append(0, np.cumsum(self.length))
-        return {name: Ragged(values.values, values.offsets[first]) for name, values in self.item.items()}
+        return {name: Ragged(values.values, values.offsets[self.history.offsets]) for name, values in self.item.items()}
 
 
 class Runs:
@@ -158,22 +154,18 @@ class Runs:
 
     def _windows(self, first: Ints, stop: Ints, targets: Ints) -> Windows:
         """Tokens first to stop as histories, and what is known of targets."""
-        newest_first = self.samples.order == "newest_first"
-        length = stop - first
-        column = np.arange(max(1, int(length.max(initial=0))))[None, :]
-        place = (stop[:, None] - 1 - column) if newest_first else (first[:, None] + column)
-        inside = column < length[:, None]
-        tokens = self.items.values
+        places = Ragged.spans(first, stop)
+        token = places.values
+        if self.samples.order == "newest_first":
+            token = np.repeat(first + stop - 1, stop - first) - token
         k = self.samples.negatives_per_positive
         return Windows(
-            history=np.where(inside, tokens[np.where(inside, place, 0)], PADDING).astype(np.int64),
-            length=length,
+            history=Ragged(self.items.values[token].astype(np.int64), places.offsets),
             item={
-                name: feature.slices(feature.offsets[place[inside]], feature.offsets[place[inside] + 1])
-                for name, feature in self._item.items()
+                name: feature.slices(feature.offsets[token], feature.offsets[token + 1]) for name, feature in self._item.items()
             },
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
             example_age=self._age[targets].astype(np.float32),
-            target=tokens[self._token[targets]].astype(np.int64),
+            target=self.items.values[self._token[targets]].astype(np.int64),
             negatives=self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64),
         )

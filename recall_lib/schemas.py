@@ -80,6 +80,13 @@ def runs(features: Features) -> StructType:
     return _struct(**columns)
 
 
+def items(features: Features) -> StructType:
+    """What is known of each item before dt, key item_index; per item feature the values at its newest click."""
+    columns: dict[str, DataType] = {"item_index": IntegerType()}
+    columns |= {f"{feature.name}_index": _INTS for feature in features.item}
+    return _struct(**columns)
+
+
 def enforce(frame: DataFrame, schema: StructType, name: str) -> DataFrame:
     """The frame's columns in the schema's order.
 

@@ -68,13 +68,11 @@ def naive(block: list[dict[str, Any]], width: int, order: str) -> list[dict[str,
 
 def cut(runs: Runs, targets: list[int]) -> list[dict[str, Any]]:
     windows = runs.windows(np.array(targets, np.int64))
-    assert windows.history.shape == (len(targets), max([1, *windows.length]))
-    for i, length in enumerate(windows.length):
-        assert not windows.history[i, length:].any(), "padded after the end"
+    histories = np.split(windows.history.values, windows.history.offsets[1:-1])
     bags = {name: np.split(bag.values, bag.offsets[1:-1]) for name, bag in windows.bags().items()}
     return [
         {
-            "history": windows.history[i, : windows.length[i]].tolist(),
+            "history": histories[i].tolist(),
             "category": bags["category"][i].tolist(),
             "tags": bags["tags"][i].tolist(),
             "city": int(windows.user["city"][i]),

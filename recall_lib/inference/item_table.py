@@ -1,6 +1,8 @@
-"""The table of item vectors as arrays."""
+"""Tables of items as arrays, read where they are needed: by an executor or a training rank."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from recall_lib.ids import FIRST_INDEX
+from recall_lib.runs import Ragged
 
 
 def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
@@ -17,14 +20,35 @@ def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.
     Args:
         files: the Parquet files of a schemas.ITEM_VECTORS table, not empty.
     """
-    parts = []
-    for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            parts.append(pq.read_table(file, columns=["item_index", "item_id", "vector"]))
-    table = pa.concat_tables(parts).sort_by("item_index").combine_chunks()
+    table = _read(files, ["item_index", "item_id", "vector"])
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
     vectors = flat.reshape(table.num_rows, -1)
     reserved = np.zeros((FIRST_INDEX, vectors.shape[1]), np.float32)
     ids = pa.concat_arrays([pa.nulls(FIRST_INDEX, pa.string()), table.column("item_id").combine_chunks()])
     return ids, np.concatenate([reserved, vectors])
+
+
+def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, Ragged]:
+    """Per item feature the values of each item index (ragged [items], int32); none for an index that the table lacks.
+
+    Args:
+        files: the Parquet files of a schemas.items table.
+        names: of the features.
+        items: ids, 0 and 1 included.
+    """
+    table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
+    place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
+    found = {}
+    for name in names:
+        lists = Ragged.from_arrow(table.column(f"{name}_index").combine_chunks())
+        found[name] = Ragged(lists.values, lists.offsets[place])
+    return found
+
+
+def _read(files: Sequence[str], columns: list[str]) -> pa.Table:
+    parts = []
+    for name in files:
+        fs, path = url_to_fs(name)
+        with fs.open(path, "rb") as file:
+            parts.append(pq.read_table(file, columns=columns))
+    return pa.concat_tables(parts).sort_by("item_index").combine_chunks()

@@ -52,7 +52,7 @@ def top_n(
         if user_id_only:
             windows, known = user_id_alone(windows), windows.user["user_id"] != UNKNOWN
         else:
-            known = windows.length > 0
+            known = windows.history.lengths > 0
         found, scores = items.search(infer(towers, windows), n, seen)
         found[~known], scores[~known] = PADDING, 0
         for row in np.flatnonzero(~known):

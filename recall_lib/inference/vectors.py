@@ -57,14 +57,13 @@ def read_windows(rows: pa.RecordBatch, meta: dict[str, Any]) -> Windows:
 
 def user_id_alone(windows: Windows) -> Windows:
     """The same users with every other input neutral: no history, unknown features, age 0 (P's infer_user)."""
-    rows = len(windows.length)
-    nothing = np.zeros(rows, np.int64)
+    rows = len(windows.target)
+    nothing = np.zeros(0, np.int64)
     unknown = np.full(rows, UNKNOWN, np.int64)
     return replace(
         windows,
-        history=np.zeros((rows, 1), np.int64),
-        length=nothing,
-        item={name: Ragged.of(values.values[:0], nothing[:0]) for name, values in windows.item.items()},
+        history=Ragged.of(nothing, np.zeros(rows, np.int64)),
+        item={name: Ragged.of(nothing, nothing) for name in windows.item},
         user={name: ids if name == "user_id" else unknown for name, ids in windows.user.items()},
         example_age=np.zeros(rows, np.float32),
     )

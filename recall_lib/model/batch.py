@@ -15,10 +15,9 @@ class Batch:
     """T targets in S histories; see `runs.Windows`.
 
     Attributes:
-        history: item ids, int64 [S, L], padded with 0 after the end.
+        history: item ids of all histories, one after the other, int64 [tokens].
         length: tokens in each history, int64 [S].
-        item: per item feature (values int64 [total], offsets int64 [tokens]): the values of the histories' tokens, of which
-            token i's start at offsets[i].
+        item: per item feature (values int64 [total], counts int64 [tokens]): all tokens' values, and how many each has.
         user: per user feature, ids int64 [T].
         example_age: days, float32 [T].
         target: item ids, int64 [T].
@@ -43,9 +42,9 @@ class Batch:
             return torch.as_tensor(array, device=device)
 
         return cls(
-            history=tensor(windows.history),
-            length=tensor(windows.length),
-            item={n: (tensor(values.values).long(), tensor(values.offsets[:-1])) for n, values in windows.item.items()},
+            history=tensor(windows.history.values),
+            length=tensor(windows.history.lengths),
+            item={name: (tensor(lists.values).long(), tensor(lists.lengths)) for name, lists in windows.item.items()},
             user={name: tensor(ids) for name, ids in windows.user.items()},
             example_age=tensor(windows.example_age),
             target=tensor(windows.target),
@@ -57,10 +56,13 @@ class Batch:
         """Number of targets, T."""
         return len(self.target)
 
-    @property
-    def inside(self) -> Tensor:
-        """Where the histories have tokens, bool [S, L]."""
-        return torch.arange(self.history.shape[1], device=self.length.device) < self.length[:, None]
+    def padded(self, rows: Tensor) -> Tensor:
+        """A row a token, [tokens, d] -> [S, L, d] with zeros after a history's end, L that of the longest."""
+        longest = max(1, int(self.length.max())) if len(self.length) else 1
+        inside = torch.arange(longest, device=rows.device) < self.length[:, None]
+        place = inside.flatten().nonzero()[:, 0]
+        padded = rows.new_zeros(len(self.length) * longest, rows.shape[1]).index_copy(0, place, rows)
+        return padded.view(len(self.length), longest, -1)
 
     def seen(self, states: Tensor) -> Tensor:
         """Of states after each token, [S, L, d], the one after the last token that a target sees; zeros where it sees none."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recall_lib.config import Features, Model, Samples
 from recall_lib.errors import DataRefused
-from recall_lib.model.towers import YouTubeDNN
+from recall_lib.model.towers import CONTENT, YouTubeDNN
 
 WEIGHTS, META = "model.safetensors", "model.json"
 
@@ -58,8 +58,13 @@ def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
         meta = json.loads((Path(folder) / META).read_text(encoding="utf-8"))
         if meta["version"] != _version(weights, {name: fact for name, fact in meta.items() if name != "version"}):
             raise ValueError("weights and model.json do not belong together")
-        model = YouTubeDNN(Features(**meta["features"]), Model(**meta["model"]), meta["sizes"], meta["samples"]["window_size"])
-        model.load_state_dict(safetensors.torch.load(weights))
+        tensors = safetensors.torch.load(weights)
+        features, settings = Features(**meta["features"]), Model(**meta["model"])
+        content = None
+        if settings.item_content:
+            content = {f.name: [tensors[f"content.{f.name}_{part}"] for part in CONTENT] for f in features.item}
+        model = YouTubeDNN(features, settings, meta["sizes"], meta["samples"]["window_size"], content)
+        model.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataRefused(f"model folder {folder} is damaged ({error}): run `recall train` again") from None
     return model.eval(), meta

@@ -6,18 +6,48 @@ not matter whether a history belongs to one target (a window) or to many (traini
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recall_lib.config import Features, Model
-from recall_lib.ids import PADDING
 from recall_lib.model.batch import Batch
 
 
-def running_mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Sums [S, L, d] of each token's values and their counts [S, L] -> the mean over all tokens so far, [S, L, d]."""
-    return values.cumsum(dim=1) / counts.cumsum(dim=1).clamp(min=1)[:, :, None]
+def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+    """The mean row of all values of the tokens that a target sees, [T, dim]; zeros where there are none.
+
+    Args:
+        table: [n, dim].
+        values: ids of all tokens, one token after the other, int64 [total].
+        counts: values of each token, int64 [tokens].
+        batch: whose tokens they are.
+    """
+    if batch.at is None:
+        ends = F.pad(counts.cumsum(0), (1, 0))[F.pad(batch.length.cumsum(0), (1, 0))]
+        return _Mean.apply(table, values, torch.diff(ends))
+    sums = F.embedding_bag(values, table, counts.cumsum(0) - counts, mode="sum")
+    so_far = batch.padded(torch.cat([sums, counts[:, None].to(sums.dtype)], dim=1)).cumsum(dim=1)
+    return batch.seen(so_far[:, :, :-1] / so_far[:, :, -1:].clamp(min=1))
+
+
+class _Mean(torch.autograd.Function):
+    """F.embedding_bag, mode mean, whose own backward pass sorts the ids: several times as slow for narrow rows."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+        """[n, dim], [total], values of each bag [B] -> [B, dim]; zeros for an empty bag."""
+        ctx.save_for_backward(values, lengths)
+        ctx.rows = len(table)
+        return F.embedding_bag(values, table, lengths.cumsum(0) - lengths, mode="mean")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, lengths = ctx.saved_tensors
+        each = (gradients[0] / lengths.clamp(min=1)[:, None]).repeat_interleave(lengths, dim=0)
+        return each.new_zeros(ctx.rows, each.shape[1]).index_add_(0, values, each), None, None
 
 
 class MeanEncoder(nn.Module):
@@ -30,10 +60,7 @@ class MeanEncoder(nn.Module):
 
     def forward(self, table: Tensor, batch: Batch) -> Tensor:
         """[n, dim] embeddings -> [T, dim]; zeros for an empty history."""
-        if batch.at is None:
-            return F.embedding_bag(batch.history, table, mode="mean", padding_idx=PADDING)
-        tokens = F.embedding(batch.history, table, padding_idx=PADDING)
-        return batch.seen(running_mean(tokens, (batch.history != PADDING).to(tokens.dtype)))
+        return mean_seen(table, batch.history, torch.ones_like(batch.history), batch)
 
 
 class LstmEncoder(nn.Module):
@@ -48,7 +75,7 @@ class LstmEncoder(nn.Module):
     def forward(self, table: Tensor, batch: Batch) -> Tensor:
         """[n, dim] embeddings -> [T, hidden]; zeros for an empty history."""
         # Padding stands after the end, so that it cannot reach the outputs of the steps before it.
-        steps, _ = self.lstm(F.embedding(batch.history, table, padding_idx=PADDING))  # [S, L, hidden]
+        steps, _ = self.lstm(batch.padded(table.index_select(0, batch.history)))  # [S, L, hidden]
         return batch.seen(steps.cummax(dim=1).values)
 
 
@@ -59,7 +86,7 @@ class AttentionEncoder(nn.Module):
         """`window_size`: the longest history."""
         super().__init__()
         self.dim = model.encoder_dim
-        width = features.item_id.dim + sum(feature.dim for feature in features.item)
+        width = features.item_id.dim + sum(feature.dim for feature in features.item if not model.item_content)
         self.project = nn.Identity() if width == self.dim else nn.Linear(width, self.dim)
         self.position = nn.Parameter(torch.randn(window_size, self.dim) * model.embedding_std)
         self.norm_in, self.norm_out = nn.LayerNorm(self.dim), nn.LayerNorm(self.dim)
@@ -67,8 +94,9 @@ class AttentionEncoder(nn.Module):
         self.blocks = nn.ModuleList([HstuBlock(model, window_size) for _ in range(model.layers)])
 
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """[S, L, width] embeddings of items and their features -> [T, dim]; zeros for an empty history."""
-        states = self.project(tokens) + self.position[: tokens.shape[1]]
+        """[tokens, width] embeddings of items and their features -> [T, dim]; zeros for an empty history."""
+        states = batch.padded(self.project(tokens))
+        states = states + self.position[: states.shape[1]]
         states = self.dropout(self.norm_in(states))
         for block in self.blocks:
             states = block(states)

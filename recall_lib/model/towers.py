@@ -7,7 +7,7 @@ the tokens; with the others their means stand beside the encoded history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,32 @@ from torch.nn import functional as F
 from recall_lib.config import Features, Model, tower_input
 from recall_lib.ids import ITEM_ID, PADDING
 from recall_lib.model.batch import Batch
-from recall_lib.model.encoders import AttentionEncoder, LstmEncoder, MeanEncoder, running_mean
+from recall_lib.model.encoders import AttentionEncoder, LstmEncoder, MeanEncoder, mean_seen
+
+CONTENT = ("values", "offsets")  # buffers of each item feature
 
 
 class YouTubeDNN(nn.Module):
     """User tower and item vectors, for training and export alike."""
 
-    def __init__(self, features: Features, model: Model, sizes: Mapping[str, int], window_size: int) -> None:
-        """`sizes`: ids of each feature, 0 and 1 included, the items' under `item_id`; `window_size`: the longest history."""
+    def __init__(
+        self,
+        features: Features,
+        model: Model,
+        sizes: Mapping[str, int],
+        window_size: int,
+        content: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> None:
+        """A model with random weights.
+
+        Args:
+            features: their names and widths.
+            model: settings.
+            sizes: ids of each feature, 0 and 1 included, the items' under `item_id`.
+            window_size: tokens of the longest history.
+            content: with model.item_content per item feature (values int [total], offsets int64 [n + 1]): item i's values
+                are values[offsets[i]:offsets[i + 1]].
+        """
         super().__init__()
         self.settings = model
         item_dim = features.item_id.dim
@@ -37,6 +55,12 @@ class YouTubeDNN(nn.Module):
             self.encoder = AttentionEncoder(features, model, window_size)
         self.user_features = [feature.name for feature in features.user]
         self.item_features = [feature.name for feature in features.item]
+        self.content = nn.Module()
+        if model.item_content:
+            assert content is not None
+            for name in self.item_features:
+                for part, tensor in zip(CONTENT, content[name], strict=True):
+                    self.content.register_buffer(f"{name}_{part}", tensor)
         # The prefix keeps a feature's name apart from ModuleDict's own attributes (`type`, `keys`).
         self.tables = nn.ModuleDict(
             {f"user_{f.name}": self._table(sizes[f.name], f.dim) for f in features.user}
@@ -62,17 +86,27 @@ class YouTubeDNN(nn.Module):
     def _weight(self, kind: str, name: str) -> Tensor:
         return self.tables.get_parameter(f"{kind}_{name}.weight")
 
+    def item_rows(self) -> Tensor:
+        """What histories are read with, [n, dim]."""
+        rows = self.item_table.weight
+        for name in self.item_features if self.settings.item_content else ():
+            values, offsets = (self.content.get_buffer(f"{name}_{part}") for part in CONTENT)
+            rows = rows + F.embedding_bag(
+                values, self._weight("bag", name), offsets, mode="mean", padding_idx=PADDING, include_last_offset=True
+            )
+        return rows
+
     @property
     def item_weights(self) -> Tensor:
-        """The weights that items are scored with, [n, d]: the history's own table (F) or another (P)."""
-        return self.item_table.weight if self.output_table is None else self.output_table.weight
+        """The weights that items are scored with, [n, d]: the history's own rows (F) or others (P)."""
+        return self.item_rows() if self.output_table is None else self.output_table.weight
 
     def user_representation(self, batch: Batch) -> Tensor:
         """Output of the tower's last layer, [T, d]; of norm 1 (or 0) where the model is trained on the cosine."""
         parts = [self._encoded(batch)]
-        parts += [F.embedding(batch.user[name], self._weight("user", name), padding_idx=PADDING) for name in self.user_features]
-        if self.settings.encoder != "attention":
-            parts += [self._bag(name, batch) for name in self.item_features]
+        parts += [self._weight("user", name).index_select(0, batch.user[name]) for name in self.user_features]
+        if self.settings.encoder != "attention" and not self.settings.item_content:
+            parts += [mean_seen(self._weight("bag", name), *batch.item[name], batch) for name in self.item_features]
         if self.settings.example_age:
             # Days span minutes to years: the logarithm keeps hours apart and months in range, and 0 stays 0.
             parts.append(torch.log1p(batch.example_age.clamp(min=0))[:, None])
@@ -80,32 +114,19 @@ class YouTubeDNN(nn.Module):
         return user if self.settings.temperature is None else F.normalize(user, dim=1)
 
     def _encoded(self, batch: Batch) -> Tensor:
-        table = self.item_table.weight
         if self.settings.encoder != "attention":
-            return self.encoder(table, batch)
-        tokens = F.embedding(batch.history, table, padding_idx=PADDING)
-        features = [self._of_tokens(name, batch, "mean") for name in self.item_features]
-        return self.encoder(torch.cat([tokens, *features], dim=2) if features else tokens, batch)
-
-    def _bag(self, name: str, batch: Batch) -> Tensor:
-        """The mean of an item feature's values over the tokens that each target sees, [T, dim]; zeros where there are none."""
-        values, offsets = batch.item[name]
-        if batch.at is None:
-            first = F.pad(offsets, (0, 1), value=len(values))[F.pad(batch.length.cumsum(0)[:-1], (1, 0))]
-            return F.embedding_bag(values, self._weight("bag", name), first, mode="mean", padding_idx=PADDING)
-        counts = torch.diff(offsets, append=offsets.new_tensor([len(values)]))
-        sums = self._of_tokens(name, batch, "sum")
-        return batch.seen(running_mean(sums, _spread(counts.to(sums.dtype)[:, None], batch).squeeze(2)))
-
-    def _of_tokens(self, name: str, batch: Batch, mode: str) -> Tensor:
-        """The mean or sum of an item feature's values of each token, [S, L, dim]."""
-        values, offsets = batch.item[name]
-        return _spread(F.embedding_bag(values, self._weight("bag", name), offsets, mode=mode, padding_idx=PADDING), batch)
+            return self.encoder(self.item_rows(), batch)
+        tokens = [self.item_rows().index_select(0, batch.history)]
+        for name in () if self.settings.item_content else self.item_features:
+            values, counts = batch.item[name]
+            tokens.append(F.embedding_bag(values, self._weight("bag", name), counts.cumsum(0) - counts, mode="mean"))
+        return self.encoder(torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0], batch)
 
     def candidates(self, items: Tensor | slice) -> Tensor:
         """Weights that user representations are multiplied with, ids [...] or a slice -> [..., d]."""
         weights = self.item_weights
-        rows = weights[items] if isinstance(items, slice) else F.embedding(items, weights, padding_idx=PADDING)
+        # Not weights[items], nor F.embedding: their backward passes are slower.
+        rows = weights[items] if isinstance(items, slice) else weights.index_select(0, items.flatten()).view(*items.shape, -1)
         return rows if self.settings.temperature is None else F.normalize(rows, dim=-1) / self.settings.temperature
 
     def scores(self, user: Tensor, items: Tensor) -> Tensor:
@@ -134,9 +155,3 @@ class YouTubeDNN(nn.Module):
         if self.item_bias is not None:
             items = torch.cat([self.item_bias[:, None], items], dim=1)
         return F.normalize(items) if self.settings.similarity == "cosine" else items
-
-
-def _spread(tokens: Tensor, batch: Batch) -> Tensor:
-    """Rows of all tokens, history after history, [tokens, d] -> [S, L, d], zeros after a history's end."""
-    spread = tokens.new_zeros(*batch.history.shape, tokens.shape[1])
-    return spread.masked_scatter(batch.inside[:, :, None], tokens)

@@ -170,22 +170,20 @@ def prefetched(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
 
 
 def join(parts: list[Windows]) -> Windows:
-    """Windows of a history a target one after the other, padded to the longest history."""
+    """Windows of a history a target, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    width = max(part.history.shape[1] for part in parts)
     first = parts[0]
 
     def joined(arrays: Iterable[npt.NDArray]) -> npt.NDArray:
         return np.concatenate(list(arrays))
 
+    def lists(raggeds: list[Ragged]) -> Ragged:
+        return Ragged.of(joined(r.values for r in raggeds), joined(r.lengths for r in raggeds))
+
     return Windows(
-        history=joined(np.pad(p.history, ((0, 0), (0, width - p.history.shape[1]))) for p in parts),
-        length=joined(p.length for p in parts),
-        item={
-            name: Ragged.of(joined(p.item[name].values for p in parts), joined(p.item[name].lengths for p in parts))
-            for name in first.item
-        },
+        history=lists([p.history for p in parts]),
+        item={name: lists([p.item[name] for p in parts]) for name in first.item},
         user={name: joined(p.user[name] for p in parts) for name in first.user},
         example_age=joined(p.example_age for p in parts),
         target=joined(p.target for p in parts),

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from recall_lib.config import Training
 from recall_lib.errors import DataRefused, RecallError
+from recall_lib.ids import ITEM_ID
+from recall_lib.inference.item_table import read_item_features
 from recall_lib.model import checkpoint
 from recall_lib.model.batch import Batch
 from recall_lib.model.losses import Loss
@@ -109,7 +111,7 @@ class Run:
         # Casting beside every product costs a CPU more than the products gain: there they are made in bfloat16 alone.
         self.autocast = self.settings.mixed_precision and self.device.type == "cuda"
         torch.manual_seed(spec.seed)  # the same first weights on every rank
-        self.model = YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size).to(self.device)
+        self.model = _model(spec).to(self.device)
         counts = np.asarray(spec.counts, np.int64)
         self.loss = Loss(self.settings, spec.samples.negatives_alpha, counts, self.device)
         self.optimizer = torch.optim.Adam(
@@ -255,6 +257,16 @@ class Run:
             state.setdefault(int(i), {})[rest] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.at = Progress(**facts)
+
+
+def _model(spec: TrainSpec) -> YouTubeDNN:
+    content = None
+    if spec.model.item_content:
+        known = read_item_features(spec.items, [feature.name for feature in spec.features.item], spec.sizes[ITEM_ID])
+        content = {
+            n: (torch.from_numpy(lists.values.copy()).long(), torch.from_numpy(lists.offsets)) for n, lists in known.items()
+        }
+    return YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content)
 
 
 def _device(choice: str, rank: int) -> torch.device:

@@ -36,6 +36,7 @@ class TrainSpec(Section):
     counts: list[int]  # training clicks of each item id
     train: list[SampleFile]
     validation: list[SampleFile]
+    items: tuple[str, ...] = ()  # addresses of the files of items/dt; empty: the model does not ask for them
     vocab: str  # the vocabulary's fingerprint
     inputs: str  # digest of the samples
     filter_seen: bool = True  # whether validation, as the top-N table, leaves out what a user has clicked
@@ -43,6 +44,6 @@ class TrainSpec(Section):
 
     def fingerprint(self) -> str:
         """sha256 of what a checkpoint depends on: neither where files lie nor where the ranks run."""
-        facts = self.model_dump(mode="json", exclude={"train": True, "validation": True, "checkpoint": True})
+        facts = self.model_dump(mode="json", exclude={"train": True, "validation": True, "items": True, "checkpoint": True})
         facts["training"] = self.training.model_dump(mode="json", exclude={"resume", "launcher"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -108,7 +108,7 @@ def test_draws_repeat_with_the_seed_and_differ_by_target() -> None:
 def tiny_batch(target: list[int], negatives: list[list[int]] | None = None) -> Batch:
     rows = len(target)
     return Batch(
-        history=torch.full((rows, 3), 2),
+        history=torch.full((rows * 3,), 2),
         length=torch.full((rows,), 3),
         item={},
         user={},

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import jobs.train
+from recall_lib import schemas
 from recall_lib.config import Config, ItemId
 from recall_lib.errors import DataRefused
 from recall_lib.io.tables import Tables
@@ -62,6 +63,42 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     with pytest.raises(DataRefused, match="another vocabulary: run `recall samples"):
         jobs.train.run(ctx)
     assert ctx.tables.manifest("models", DAY)["version"] == meta["version"]
+
+
+def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
+    config: Config, write_log: Callable[[str, list[str]], Path], run_jobs: Callable[..., Context]
+) -> None:
+    features = {"item": [{"name": "tags", "min_count": 1, "dim": 4, "multi": True}, {"name": "kind", "min_count": 1, "dim": 4}]}
+    sections = config.model_dump(mode="json", exclude={"paths", "spark"})
+    sections["features"] |= features
+    sections["model"] |= {"item_content": True}
+    start = int(datetime.fromisoformat(CLICKED).replace(tzinfo=UTC).timestamp())
+    lines = [
+        f"u{u},i{(u + step) % 9},{start + 60 * step + u},1,c{u % 2},t{(u + step) % 9 % 4}_s,{'old' if step < 2 else 'new'}"
+        for u in range(12)
+        for step in range(6)
+    ]
+    write_log("clicks/log.csv", ["user_id,article_id,expo_time,click,city,tags,kind", *lines])
+    config = Config.model_validate(
+        sections | {"paths": config.paths.model_dump(), "spark": config.spark.model_dump()}, strict=False
+    )
+    run_jobs(config, CLICKED, "events")
+    ctx = run_jobs(config, DAY, "vocab", "items", "samples", "train")
+    vocab = {(r["feature"], r["value"]): r["index"] for r in ctx.vocab()[0].collect()}
+    items = {r["item_index"]: r for r in ctx.tables.read("items", DAY, schemas.items(config.features)).collect()}
+    assert set(items) == set(range(2, 11))
+    for n in range(9):
+        row = items[vocab["item_id", f"i{n}"]]
+        assert row["tags_index"] == [vocab["tags", f"t{n % 4}"], vocab["tags", "s"]]
+        assert row["kind_index"] == [vocab["kind", "new"]]  # each item is clicked in the last step
+    model, _ = checkpoint.load(ctx.tables.folder("models", DAY))
+    assert model.content.get_buffer("kind_values").tolist() == [vocab["kind", "new"]] * 9
+    path = root(config) / "items" / f"dt={DAY}" / "_manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"]["vocab"] = "another"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataRefused, match="another vocabulary: run `recall items"):
+        jobs.train.run(ctx)
 
 
 def test_the_latest_model_moves_forward_only(config: Config) -> None:

@@ -134,6 +134,7 @@ class Encoded:
             windows = runs.windows(np.arange(len(runs)))
             for i in range(len(runs)):
                 row = int(runs.run_of_target[i])
+                history = windows.history.values[windows.history.offsets[i] : windows.history.offsets[i + 1]]
                 features: dict[str, Any] = {name: self.raw(name, ids[i]) for name, ids in windows.user.items()}
                 for name, bag in windows.bags().items():
                     own = bag.values[bag.offsets[i] : bag.offsets[i + 1]]
@@ -141,7 +142,7 @@ class Encoded:
                 found[split].append(
                     {
                         "user_id": batch.column("user_id")[row].as_py(),
-                        "history": [self.raw("item_id", index) for index in windows.history[i, : windows.length[i]]],
+                        "history": [self.raw("item_id", index) for index in history],
                         "target": self.raw("item_id", windows.target[i]),
                         "example_age": float(windows.example_age[i]),
                         "features": features,
