@@ -59,7 +59,8 @@ def evaluate(
             "recent_popular": (recent.search(MOST, seen), recent.rank(targets, seen)),
             **{name: one.search_and_rank(last, MOST, targets, seen) for name, one in by_history.items()},
         }
-        unknown = (windows.history < FIRST_INDEX).all(axis=1)
+        known = np.append(0, np.cumsum(windows.history.values >= FIRST_INDEX))[windows.history.offsets]
+        unknown = np.diff(known) == 0
         for name, (found, ranks) in results.items():
             if name in PERSONAL:
                 found[unknown], ranks[unknown] = (hottest[unknown] for hottest in results["popular"])
