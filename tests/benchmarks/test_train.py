@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recall_lib.runs import Ragged
 from recall_lib.training.ranks import Alone
 from tests.benchmarks import common, train, training
 
@@ -22,7 +23,13 @@ NEEDS_PEER = pytest.mark.skipif(
 def work(spark, tmp_path_factory):
     """Folder of one generated log and its samples, which all measures share."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"REPEATS": 1, "PEER_REPEATS": 1, "WORKERS": (0, 1)}.items():
+        for name, value in {
+            "REPEATS": 1,
+            "ROUNDS": 1,
+            "PEER_REPEATS": 1,
+            "THREADS": (1,),
+            "THREADS_WORKERS": ((1, 0), (1, 1)),
+        }.items():
             patch.setattr(train, name, value)
         yield tmp_path_factory.mktemp("bench")
 
@@ -40,8 +47,7 @@ def test_the_peer_gets_the_windows_that_ours_trains_on(work, spec):
     ours = Counter()
     with training.new_run(Alone(), spec, epochs=1) as run:
         for found in training.windows(run):
-            width = columns["history"].shape[1] - found.history.shape[1]
-            history = np.pad(found.history, ((0, 0), (0, width)))
+            history = train.padded(found.history, columns["history"].shape[1])
             ours.update(zip(found.user["user_id"], map(bytes, history), found.target, strict=True))
     assert ours == theirs
     assert ours.total() == sum(file["targets"] for file in spec["train"]) > 500
@@ -83,6 +89,11 @@ def test_rows_without_peers(work, monkeypatch):
         assert row.peer > 0
 
 
+def test_lists_are_padded_after_their_end():
+    lists = Ragged.of(np.array([4, 5, 6]), np.array([2, 0, 1]))
+    assert train.padded(lists, 3).tolist() == [[4, 5, 0], [0, 0, 0], [6, 0, 0]]
+
+
 def test_a_failing_process_ends_the_benchmark():
     with pytest.raises(SystemExit, match=r"(?s)bench: epoch failed: .*ValidationError"):
         train.run_ours({"measure": "epoch", "spec": {}, "repeats": 1})
@@ -97,8 +108,8 @@ def test_the_peer_trains_on_as_many_targets(work, spec):
 
 
 def test_a_peer_with_other_targets_is_not_reported(work, monkeypatch):
-    peer = {"seconds": 1.0, "targets": 7, "version": "0", "workers": 0}
+    peer = {"seconds": 1.0, "targets": 7, "version": "0", "threads": 1, "workers": 0}
     monkeypatch.setattr(train, "run_rechub", lambda work, ctx: peer)
-    monkeypatch.setattr(train, "run_ours", lambda task: peer | {"targets": 8})
+    monkeypatch.setattr(train, "run_ours", lambda task, threads: peer | {"targets": 8})
     with pytest.raises(SystemExit, match="the peer trains on 7 targets, ours on 8"):
         train.against_rechub(work, SCALE)

@@ -1,8 +1,9 @@
 """Preset F's training with torch-rechub: its YoutubeDNN, MatchDataGenerator and MatchTrainer, as its documentation has them.
 
-Argument: JSON {windows, batch_size, negatives, dim, tower, workers}: an .npz file of the training windows (`history` padded
-with 0 after the end, `target`, `example_age`, a column for each user feature) and of the vocabularies' `sizes` as JSON; the
-DataLoader's number of workers. Prints JSON {seconds, targets, version}: of one epoch, data preparation and imports apart.
+Argument: JSON {windows, batch_size, negatives, dim, tower, threads, workers}: an .npz file of the training windows
+(`history` padded with 0 after the end, `target`, `example_age`, a column for each user feature) and of the vocabularies'
+`sizes` as JSON; PyTorch's threads and the DataLoader's workers. Prints JSON {seconds, targets, version}: of one epoch, data
+preparation and imports apart.
 
 Not called torch_rechub.py: a script's own folder comes first on Python's path.
 """
@@ -52,6 +53,7 @@ def make_model(task: dict[str, Any], sizes: dict[str, int]) -> YoutubeDNN:
 def main() -> None:
     """Prepare the data, then train one epoch, timed."""
     task = json.loads(sys.argv[1])
+    torch.set_num_threads(task["threads"])
     torch.manual_seed(0)
     np.random.seed(0)
     x, sizes = read_windows(task)
