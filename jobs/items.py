@@ -1,22 +1,26 @@
-"""Events and vocabulary -> items/dt: each item's features as of dt, which a model with item_content makes vectors from."""
+"""Events and vocabulary -> items/dt: what is known of each item: its features, and with model.recency its recent clicks."""
 
 import sys
+
+from pyspark.sql import functions as F
 
 from recall_lib import schemas
 from recall_lib.job import Context, main
 from recall_lib.transforms.holdout import tie_breaker
-from recall_lib.transforms.items import newest_features
+from recall_lib.transforms.items import newest_features, recency_prior
 from recall_lib.transforms.vocab import encode
 
 
 def run(ctx: Context) -> None:
     """Publish items/dt, where the model asks for it."""
-    features = ctx.config.features
-    if not ctx.config.model.item_content:
-        return ctx.say("model.item_content is off: nothing to write")
+    features, model = ctx.config.features, ctx.config.model
+    if not model.asks_for_items:
+        return ctx.say("model.item_rows is own and model.recency not set: nothing to write")
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
-    items = newest_features(encode(tie_breaker(events), vocab, features), features)
+    clicks = encode(tie_breaker(events), vocab, features)
+    items = newest_features(clicks, features)
+    items = recency_prior(clicks, items, ctx.dt, model.recency) if model.recency else items.withColumn("prior", F.lit(0.0))
     manifest = ctx.tables.publish(items, schemas.items(features), "items", ctx.dt, inputs=inputs)
     ctx.say(f"{manifest['rows']} items")
 

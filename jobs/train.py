@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from recall_lib.errors import DataRefused
+from recall_lib.inference import fingerprints
 from recall_lib.inference.item_counts import item_counts
 from recall_lib.job import Context, main
 from recall_lib.training.launch import launch
@@ -30,9 +31,7 @@ def run(ctx: Context) -> None:
             )
     folders = {split: tables.uri(tables.folder("samples", ctx.dt, split=split)) for split in splits}
     files = {split: sample_files(folders[split], manifest) for split, manifest in splits.items()}
-    known = tables.manifest("items", ctx.dt) if config.model.item_content else None
-    if known and known["inputs"]["vocab"] != vocab["digest"]:
-        raise DataRefused(f"items/dt={ctx.dt} was made with another vocabulary: run `recall items --dt {ctx.dt}`")
+    known = fingerprints.items_of_vocab(tables, ctx.dt) if config.model.item_rows != "own" else None
     checkpoint = f"{tables.root}/_checkpoints/models-dt={ctx.dt}.safetensors"
     inputs = {"vocab": vocab["digest"]} | {split: manifest["digest"] for split, manifest in splits.items()}
     inputs |= {"items": known["digest"]} if known else {}

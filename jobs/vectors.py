@@ -3,6 +3,8 @@
 import sys
 from functools import partial
 
+from pyspark.sql import functions as F
+
 from recall_lib import reading, schemas
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_published
@@ -16,8 +18,13 @@ def run(ctx: Context) -> None:
     stamp = fingerprints.model_of_vocab(ctx.tables, ctx.dt)
     model = ship_published(ctx.tables, "models", ctx.dt)
     vocab, _ = ctx.vocab()
-    items = known_items(vocab).repartitionByRange(ctx.config.spark.partitions, "item_index")
     made_from = {"vocab": stamp["vocab"], "models": model.digest}
+    items = known_items(vocab).withColumn("prior", F.lit(0.0))
+    if ctx.config.model.recency:
+        made_from["items"] = fingerprints.items_of_vocab(ctx.tables, ctx.dt)["digest"]
+        priors = ctx.tables.read("items", ctx.dt, schemas.items(ctx.config.features)).select("item_index", "prior")
+        items = known_items(vocab).join(priors, "item_index")
+    items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
     vectors = items.mapInArrow(partial(item_vectors, model=model), schemas.ITEM_VECTORS)
     published = ctx.tables.publish(vectors, schemas.ITEM_VECTORS, "vectors", ctx.dt, inputs=made_from, facts=stamp, kind="item")
     histories, inputs = reading.read_histories(ctx)

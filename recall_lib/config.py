@@ -144,6 +144,14 @@ class Samples(Section):
     negatives_alpha: float = Field(1.0, ge=0)  # negatives are drawn by count^alpha
 
 
+class Recency(Section):
+    """A prior on items from the clicks before dt, for logs whose right answers are hours old (see transforms/items.py)."""
+
+    half_life_hours: float = Field(0.5, gt=0)  # after which a click counts half
+    feature: str | None = None  # of an item, single-valued: how much of the last days' clicks its value has; null: not asked
+    weight: float = Field(0.5, ge=0)  # of the model's score beside the prior
+
+
 class Model(Section):
     """The two towers."""
 
@@ -156,22 +164,29 @@ class Model(Section):
     tower: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     output_activation: Literal["relu", "linear"] = "linear"  # of the tower's last layer
     item_output: Literal["tied", "separate"] = "tied"  # F: the history's item table; P: softmax weights of their own
-    item_content: bool = False  # an item's vector is the sum of its own row and the means of its features' rows
+    # What an item's vector is: a row of its own, the sum of its features' mean rows, or both added up.
+    item_rows: Literal["own", "content", "both"] = "own"
     item_bias: bool = False  # P: a bias per item, exported as [b, w] against [1, u]
     example_age: bool = False  # the sample's age as a dense input (F); 0 at inference
     embedding_std: float = Field(0.05, gt=0)  # of the normal initialisation (P: 0.001)
     similarity: Literal["inner_product", "cosine"] = "inner_product"  # cosine: vectors L2-normalised at export (F)
     temperature: float | None = Field(None, gt=0)  # trained on cosine / temperature; null: on the inner product
+    recency: Recency | None = None  # takes the place of the items' biases in what is exported; null: off
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.similarity == "cosine" and self.item_bias:
             raise ValueError("item_bias has no meaning with similarity cosine")
-        if self.temperature is not None and self.similarity != "cosine":
-            raise ValueError("temperature needs similarity cosine")
+        if self.similarity == "cosine" and self.recency:
+            raise ValueError("recency has no meaning with similarity cosine")
         if self.encoder == "attention" and self.encoder_dim % self.heads:
             raise ValueError("encoder_dim must be a multiple of heads")
         return self
+
+    @property
+    def asks_for_items(self) -> bool:
+        """Whether items/dt has a part in it."""
+        return self.item_rows != "own" or self.recency is not None
 
 
 class Training(Section):
@@ -274,10 +289,20 @@ class Config(Section):
         width = self.model.tower[-1] if self.model.tower else tower_input(self.features, self.model)
         if self.model.item_output == "tied" and width != self.features.item_id.dim:
             raise ValueError(f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}")
-        if self.model.item_content and (
-            self.model.item_output != "tied" or any(f.dim != self.features.item_id.dim for f in self.features.item)
+        if self.model.item_rows != "own" and (
+            self.model.item_output != "tied"
+            or not self.features.item
+            or any(f.dim != self.features.item_id.dim for f in self.features.item)
         ):
-            raise ValueError("model.item_content needs model.item_output tied and features.item as wide as features.item_id")
+            raise ValueError(
+                f"model.item_rows {self.model.item_rows} needs model.item_output tied, and features.item as wide as "
+                "features.item_id"
+            )
+        recency = self.model.recency
+        if recency and self.input.ordering != "time":
+            raise ValueError("model.recency needs timestamps (input.ordering time)")
+        if recency and recency.feature and recency.feature not in [f.name for f in self.features.item if not f.multi]:
+            raise ValueError(f"model.recency.feature {recency.feature!r} is no single-valued feature in features.item")
         one_way = self.model.encoder == "attention" or self.training.unit == "run"
         if one_way and self.samples.order != "oldest_first":
             raise ValueError("model.encoder attention and training.unit run need samples.order oldest_first")
@@ -293,7 +318,7 @@ _STRETCHES = 4
 def tower_input(features: Features, model: Model) -> int:
     """Width of what goes into the tower: the encoded history, the features that stand beside it, the example's age."""
     encoded = features.item_id.dim if model.encoder == "mean" else model.encoder_dim
-    beside = (*features.user, *(() if model.encoder == "attention" or model.item_content else features.item))
+    beside = (*features.user, *(() if model.encoder == "attention" or model.item_rows != "own" else features.item))
     return encoded + sum(feature.dim for feature in beside) + model.example_age
 
 

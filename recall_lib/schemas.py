@@ -81,8 +81,11 @@ def runs(features: Features) -> StructType:
 
 
 def items(features: Features) -> StructType:
-    """What is known of each item before dt, key item_index; per item feature the values at its newest click."""
-    columns: dict[str, DataType] = {"item_index": IntegerType()}
+    """What is known of each item before dt, key item_index; per item feature the values at its newest click.
+
+    `prior` is that of model.recency, the logarithm of a rate; 0 without it.
+    """
+    columns: dict[str, DataType] = {"item_index": IntegerType(), "prior": DoubleType()}
     columns |= {f"{feature.name}_index": _INTS for feature in features.item}
     return _struct(**columns)
 

@@ -44,7 +44,7 @@ def test_presets_have_the_published_numbers():
         ("input.format=sessions", "no timestamps|session lines"),
         ("training.ranks=2", "launcher"),
         ("training.negatives=samples", "negatives_per_positive"),
-        ("model.tower=[]", "model.tower"),
+        ("model.tower=[]", "model.item_output tied"),
         ("features.user=[{name: item_id}]", "reserved"),
         ("features.user.x=1", "user is not a section"),
         ("features.user=[{name: a}, {name: a}]", "used twice"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recall_lib.errors import DataRefused
 
@@ -14,14 +14,26 @@ def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
     """{model_version, vocab} of a day: what everything made by the model is stamped with.
 
     Raises:
-        DataRefused: one is not published, or the model was trained on another vocabulary or on other features or windows.
+        DataRefused: one is not published, or the model was trained on another vocabulary or with other settings.
     """
-    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt, "features", "samples")
+    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt, "features", "samples", "model")
     if model["inputs"]["vocab"] != vocab:
         raise DataRefused(
             f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"
         )
     return {"model_version": model["version"], "vocab": vocab}
+
+
+def items_of_vocab(tables: Tables, dt: str) -> dict[str, Any]:
+    """The manifest of items/dt.
+
+    Raises:
+        DataRefused: it is not published, or was made with another vocabulary or for other settings.
+    """
+    manifest = tables.require_settings("items", dt, "features", "model.recency")
+    if manifest["inputs"]["vocab"] != tables.manifest("vocab", dt)["digest"]:
+        raise DataRefused(f"items/dt={dt} was made with another vocabulary: run `recall items --dt {dt}`")
+    return manifest
 
 
 def require_stamp(tables: Tables, stamp: dict[str, str], dataset: str, dt: str, **keys: str) -> None:

@@ -30,15 +30,18 @@ def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
 
 
 def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
-    """Rows item_index, item_id -> item_index, item_id, vector."""
+    """Rows item_index, item_id, prior -> item_index, item_id, vector."""
     import torch
 
     towers, _ = load_model(model)
     with torch.inference_mode():
-        table = towers.item_vectors().numpy()
+        table = towers.item_vectors(of_day=True).numpy()
     for rows in blocks(batches):
         columns = {name: rows.column(name) for name in ("item_index", "item_id")}
-        yield pa.RecordBatch.from_pydict(columns | {"vector": list_column(table[columns["item_index"].to_numpy()])})
+        vectors = table[columns["item_index"].to_numpy()]
+        if towers.settings.recency:
+            vectors[:, 0] += rows.column("prior").to_numpy()
+        yield pa.RecordBatch.from_pydict(columns | {"vector": list_column(vectors)})
 
 
 def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1) -> Iterator[pa.RecordBatch]:

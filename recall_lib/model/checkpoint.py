@@ -61,7 +61,7 @@ def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
         tensors = safetensors.torch.load(weights)
         features, settings = Features(**meta["features"]), Model(**meta["model"])
         content = None
-        if settings.item_content:
+        if settings.item_rows != "own":
             content = {f.name: [tensors[f"content.{f.name}_{part}"] for part in CONTENT] for f in features.item}
         model = YouTubeDNN(features, settings, meta["sizes"], meta["samples"]["window_size"], content)
         model.load_state_dict(tensors)

@@ -86,7 +86,7 @@ class AttentionEncoder(nn.Module):
         """`window_size`: the longest history."""
         super().__init__()
         self.dim = model.encoder_dim
-        width = features.item_id.dim + sum(feature.dim for feature in features.item if not model.item_content)
+        width = features.item_id.dim + sum(feature.dim for feature in features.item if model.item_rows == "own")
         self.project = nn.Identity() if width == self.dim else nn.Linear(width, self.dim)
         self.position = nn.Parameter(torch.randn(window_size, self.dim) * model.embedding_std)
         self.norm_in, self.norm_out = nn.LayerNorm(self.dim), nn.LayerNorm(self.dim)

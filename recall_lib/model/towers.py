@@ -39,13 +39,13 @@ class YouTubeDNN(nn.Module):
             model: settings.
             sizes: ids of each feature, 0 and 1 included, the items' under `item_id`.
             window_size: tokens of the longest history.
-            content: with model.item_content per item feature (values int [total], offsets int64 [n + 1]): item i's values
-                are values[offsets[i]:offsets[i + 1]].
+            content: unless model.item_rows is `own`, per item feature (values int [total], offsets int64 [n + 1]): item i
+                has values[offsets[i]:offsets[i + 1]].
         """
         super().__init__()
         self.settings = model
         item_dim = features.item_id.dim
-        self.item_table = self._table(sizes[ITEM_ID], item_dim)
+        self.item_table = None if model.item_rows == "content" else self._table(sizes[ITEM_ID], item_dim)
         self.encoder: MeanEncoder | LstmEncoder | AttentionEncoder
         if model.encoder == "mean":
             self.encoder = MeanEncoder(item_dim)
@@ -56,7 +56,7 @@ class YouTubeDNN(nn.Module):
         self.user_features = [feature.name for feature in features.user]
         self.item_features = [feature.name for feature in features.item]
         self.content = nn.Module()
-        if model.item_content:
+        if model.item_rows != "own":
             assert content is not None
             for name in self.item_features:
                 for part, tensor in zip(CONTENT, content[name], strict=True):
@@ -75,6 +75,8 @@ class YouTubeDNN(nn.Module):
         separate = model.item_output == "separate"
         self.output_table = self._table(sizes[ITEM_ID], width) if separate else None
         self.item_bias = nn.Parameter(torch.zeros(sizes[ITEM_ID])) if model.item_bias else None
+        if model.recency:
+            self.register_buffer("mean_user", torch.zeros(width))
 
     def _table(self, size: int, dim: int) -> nn.Embedding:
         table = nn.Embedding(size, dim, padding_idx=PADDING)
@@ -88,13 +90,12 @@ class YouTubeDNN(nn.Module):
 
     def item_rows(self) -> Tensor:
         """What histories are read with, [n, dim]."""
-        rows = self.item_table.weight
-        for name in self.item_features if self.settings.item_content else ():
+        parts = [] if self.item_table is None else [self.item_table.weight]
+        for name in self.item_features if self.settings.item_rows != "own" else ():
             values, offsets = (self.content.get_buffer(f"{name}_{part}") for part in CONTENT)
-            rows = rows + F.embedding_bag(
-                values, self._weight("bag", name), offsets, mode="mean", padding_idx=PADDING, include_last_offset=True
-            )
-        return rows
+            bags = F.embedding_bag(values, self._weight("bag", name), offsets, mode="mean", include_last_offset=True)
+            parts.append(bags)
+        return sum(parts[1:], parts[0])
 
     @property
     def item_weights(self) -> Tensor:
@@ -105,7 +106,7 @@ class YouTubeDNN(nn.Module):
         """Output of the tower's last layer, [T, d]; of norm 1 (or 0) where the model is trained on the cosine."""
         parts = [self._encoded(batch)]
         parts += [self._weight("user", name).index_select(0, batch.user[name]) for name in self.user_features]
-        if self.settings.encoder != "attention" and not self.settings.item_content:
+        if self.settings.encoder != "attention" and self.settings.item_rows == "own":
             parts += [mean_seen(self._weight("bag", name), *batch.item[name], batch) for name in self.item_features]
         if self.settings.example_age:
             # Days span minutes to years: the logarithm keeps hours apart and months in range, and 0 stays 0.
@@ -117,7 +118,7 @@ class YouTubeDNN(nn.Module):
         if self.settings.encoder != "attention":
             return self.encoder(self.item_rows(), batch)
         tokens = [self.item_rows().index_select(0, batch.history)]
-        for name in () if self.settings.item_content else self.item_features:
+        for name in self.item_features if self.settings.item_rows == "own" else ():
             values, counts = batch.item[name]
             tokens.append(F.embedding_bag(values, self._weight("bag", name), counts.cumsum(0) - counts, mode="mean"))
         return self.encoder(torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0], batch)
@@ -131,7 +132,7 @@ class YouTubeDNN(nn.Module):
 
     def scores(self, user: Tensor, items: Tensor) -> Tensor:
         """Logits of user representations [T, d] with their own candidates, ids [T, k] -> [T, k]."""
-        found = torch.einsum("bd,bkd->bk", user, self.candidates(items))
+        found = (user[:, None] * self.candidates(items)).sum(dim=2)
         return found if self.item_bias is None else found + self.item_bias[items]
 
     def shared_scores(self, user: Tensor, items: Tensor | slice) -> Tensor:
@@ -142,16 +143,25 @@ class YouTubeDNN(nn.Module):
     def user_vectors(self, batch: Batch) -> Tensor:
         """Exported user vectors, float32 [T, e]: their inner product with `item_vectors` is the score (SPEC 5.1).
 
-        With `item_bias` e = d + 1 and u = [1, u]; with similarity `cosine` vectors have norm 1 (or are 0).
+        With `item_bias` or `recency` e = d + 1 and u = [1, u]; with similarity `cosine` vectors have norm 1 (or are 0).
         """
         user = self.user_representation(batch)
-        if self.item_bias is not None:
+        if self.item_bias is not None or self.settings.recency:
             user = torch.cat([torch.ones_like(user[:, :1]), user], dim=1)
         return F.normalize(user) if self.settings.similarity == "cosine" else user
 
-    def item_vectors(self) -> Tensor:
-        """Exported item vectors, float32 [n, e], a row an id; rows 0 and 1 are no candidates. With `item_bias` [b, w]."""
-        items = self.item_weights
-        if self.item_bias is not None:
-            items = torch.cat([self.item_bias[:, None], items], dim=1)
+    def item_vectors(self, *, of_day: bool = False) -> Tensor:
+        """Exported item vectors, float32 [n, e], a row an id; rows 0 and 1 are no candidates. With `item_bias` [b, w].
+
+        Args:
+            of_day: with `recency`, take the items' biases and the mean user's scores, which say what was clicked in the whole
+                log, away: the first column is then room for a prior of the day, beside which scores count `weight`.
+        """
+        items = self.candidates(slice(None))
+        bias = items.new_zeros(len(items)) if self.item_bias is None else self.item_bias
+        if of_day and self.settings.recency:
+            items = items * self.settings.recency.weight
+            bias = -(items @ self.get_buffer("mean_user"))
+        if self.item_bias is not None or self.settings.recency:
+            items = torch.cat([bias[:, None], items], dim=1)
         return F.normalize(items) if self.settings.similarity == "cosine" else items

@@ -26,7 +26,7 @@ from recall_lib.model.losses import Loss
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.training import loader, shards
 from recall_lib.training.journal import Journal
-from recall_lib.training.ranking import K, evaluate
+from recall_lib.training.ranking import K, evaluate, mean_user
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.spec import TrainSpec
 
@@ -210,6 +210,10 @@ class Run:
         """Keep the best weights where early stopping asked for them, else the last."""
         if self.best:
             self.model.load_state_dict(self.best)
+        if self.spec.model.recency:
+            spec = self.spec
+            mean = mean_user(self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks)
+            self.model.get_buffer("mean_user").copy_(mean)
         if self.journal:
             self.journal.close()
 
@@ -261,7 +265,7 @@ class Run:
 
 def _model(spec: TrainSpec) -> YouTubeDNN:
     content = None
-    if spec.model.item_content:
+    if spec.model.item_rows != "own":
         known = read_item_features(spec.items, [feature.name for feature in spec.features.item], spec.sizes[ITEM_ID])
         content = {
             n: (torch.from_numpy(lists.values.copy()).long(), torch.from_numpy(lists.offsets)) for n, lists in known.items()

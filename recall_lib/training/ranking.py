@@ -62,6 +62,24 @@ def evaluate(
     return {f"hr@{K}": hits / users, f"ndcg@{K}": gain / users, "users": users} if users else {}
 
 
+@torch.no_grad()
+def mean_user(
+    model: YouTubeDNN, urls: Sequence[str], features: Features, samples: Samples, device: torch.device, ranks: Ranks
+) -> Tensor:
+    """The mean representation of a hold-out split's users, over the files of all ranks, float32 [d]; zeros without any."""
+    model.eval()
+    chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
+    samples = samples.model_copy(update={"negatives_per_positive": 0})
+    total = np.zeros(1 + len(model.get_buffer("mean_user")))
+    for runs, _ in read_runs(urls, features, samples):
+        for start in range(0, len(runs), chunk):
+            batch = Batch.of(runs.windows(np.arange(start, min(start + chunk, len(runs)))), device)
+            known = model.user_representation(batch)[batch.length > 0].double()
+            total += [len(known), *known.sum(dim=0).tolist()]
+    users, *sums = ranks.sum(total.tolist())
+    return torch.tensor(sums, device=device).float() / max(1.0, users)
+
+
 def places(scores: Tensor, target: Tensor, seen: Ragged) -> Tensor:
     """Each target's place in its user's ranking, from 0, ties by item id.
 

@@ -71,7 +71,7 @@ def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
     features = {"item": [{"name": "tags", "min_count": 1, "dim": 4, "multi": True}, {"name": "kind", "min_count": 1, "dim": 4}]}
     sections = config.model_dump(mode="json", exclude={"paths", "spark"})
     sections["features"] |= features
-    sections["model"] |= {"item_content": True}
+    sections["model"] |= {"item_rows": "both"}
     start = int(datetime.fromisoformat(CLICKED).replace(tzinfo=UTC).timestamp())
     lines = [
         f"u{u},i{(u + step) % 9},{start + 60 * step + u},1,c{u % 2},t{(u + step) % 9 % 4}_s,{'old' if step < 2 else 'new'}"
