@@ -25,7 +25,7 @@ import jobs.samples
 import jobs.vocab
 from recall_lib.config import Config, Evaluation, Features, ItemId, Paths, Samples, Spark, load_config
 from recall_lib.job import Context
-from recall_lib.runs import Runs
+from recall_lib.runs import Ragged, Runs
 from recall_lib.transforms.holdout import validates
 from tests.benchmarks.common import CORES, GIB, ROOT, PeakMemory, Row, faster, run_peer, smaller
 from tests.benchmarks.log import CLICKS_A_USER, DT, ITEMS, publish_log
@@ -171,20 +171,20 @@ Window = tuple[str, tuple[int, ...], int, float]  # user_id, history, target, ex
 def our_windows(ctx: Context, split: str) -> Counter[Window]:
     """The windows that training cuts out of a published split."""
     windows: Counter[Window] = Counter()
-    for users, history, length, target, age in cut(ctx, split):
-        rows = zip(users, history.tolist(), length.tolist(), target.tolist(), age.tolist(), strict=True)
-        windows.update((user, tuple(own[:n]), item, days) for user, own, n, item, days in rows)
+    for users, history, target, age in cut(ctx, split):
+        histories = (tuple(own.tolist()) for own in np.split(history.values, history.offsets[1:-1]))
+        windows.update(zip(users, histories, target.tolist(), age.tolist(), strict=True))
     return windows
 
 
-def cut(ctx: Context, split: str) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Per published file: user_id, history [n, <= WINDOW], length, target and example_age of all its targets."""
+def cut(ctx: Context, split: str) -> Iterator[tuple[list[str], Ragged, np.ndarray, np.ndarray]]:
+    """Per published file: user_id, history, target and example_age of all its targets."""
     for file in files(ctx, samples_of(split)):
         table = pq.read_table(file)
         runs = Runs.from_arrow(table, ctx.config.features, ctx.config.samples)
         found = runs.windows(np.arange(len(runs)))
         users = table.column("user_id").take(pa.array(runs.run_of_target)).to_pylist()
-        yield users, found.history, found.length, found.target, found.example_age
+        yield users, found.history, found.target, found.example_age
 
 
 def peer_windows(path: Path, split: str) -> Counter[Window]:
@@ -274,9 +274,9 @@ def bytes_of_windows(work: Path, clicks: int) -> Row:
 
 
 def _padded(ctx: Context) -> Iterator[pa.Table]:
-    for users, history, length, target, age in cut(ctx, "train"):
-        padded = np.zeros((len(users), WINDOW), np.int32)
-        padded[:, : history.shape[1]] = history
+    for users, history, target, age in cut(ctx, "train"):
+        padded, length = np.zeros((len(users), WINDOW), np.int32), history.lengths
+        padded[np.arange(WINDOW) < length[:, None]] = history.values
         columns = {
             "user_id": pa.array(users),
             "history": pa.FixedSizeListArray.from_arrays(pa.array(padded.reshape(-1)), WINDOW),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recall_lib.config import Feature, Features, ItemFeature, ItemId, Model
+from recall_lib.config import Feature, Features, ItemFeature, ItemId, Model, Recency
 from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import Dropout
 from recall_lib.model.towers import YouTubeDNN
@@ -245,3 +245,18 @@ def test_a_tower_without_layers_is_the_encoder(make: Callable) -> None:
     batch = Batch.of(replace(windows(), item={}, user={}))
     assert model.user_representation(batch).shape == (4, 6)
     assert "project" not in str(list(dict(model.named_parameters())))
+
+
+def test_vectors_of_the_day_leave_room_for_the_prior(make: Callable) -> None:
+    """The exported score is prior + weight (u - mean u) v; the learnt bias and the mean user's taste have no part in it."""
+    model = make(item_bias=True, recency=Recency(weight=0.7))
+    torch.nn.init.normal_(model.item_bias)
+    batch = Batch.of(windows())
+    users, prior = model.user_representation(batch), torch.randn(20)
+    model.get_buffer("mean_user").copy_(users[:3].mean(0))
+    items = model.item_vectors(of_day=True)
+    items[:, 0] += prior
+    expected = prior + 0.7 * (users - users[:3].mean(0)) @ model.item_weights.T
+    torch.testing.assert_close(model.user_vectors(batch) @ items.T, expected, atol=1e-4, rtol=1e-4)
+    logits = model.shared_scores(users, slice(None))  # what validation ranks by
+    torch.testing.assert_close(model.user_vectors(batch) @ model.item_vectors().T, logits, atol=1e-5, rtol=1e-4)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 import jobs.train
 from recall_lib import schemas
@@ -71,7 +72,7 @@ def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
     features = {"item": [{"name": "tags", "min_count": 1, "dim": 4, "multi": True}, {"name": "kind", "min_count": 1, "dim": 4}]}
     sections = config.model_dump(mode="json", exclude={"paths", "spark"})
     sections["features"] |= features
-    sections["model"] |= {"item_rows": "both"}
+    sections["model"] |= {"item_rows": "both", "recency": {"feature": "kind"}}
     start = int(datetime.fromisoformat(CLICKED).replace(tzinfo=UTC).timestamp())
     lines = [
         f"u{u},i{(u + step) % 9},{start + 60 * step + u},1,c{u % 2},t{(u + step) % 9 % 4}_s,{'old' if step < 2 else 'new'}"
@@ -92,6 +93,16 @@ def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
         assert row["tags_index"] == [vocab["tags", f"t{n % 4}"], vocab["tags", "s"]]
         assert row["kind_index"] == [vocab["kind", "new"]]  # each item is clicked in the last step
     model, _ = checkpoint.load(ctx.tables.folder("models", DAY))
+    assert not model.get_buffer("mean_user").isnan().any()
+    assert model.get_buffer("mean_user").abs().sum() > 0
+    run_jobs(config, DAY, "vectors")
+    with torch.no_grad():
+        expected = model.item_vectors(of_day=True)
+    for row in ctx.tables.read("vectors", DAY, schemas.ITEM_VECTORS, kind="item").collect():
+        item = row["item_index"]
+        assert items[item]["prior"] != 0
+        assert row["vector"][0] == pytest.approx(float(expected[item][0]) + items[item]["prior"], rel=1e-5)
+        assert row["vector"][1:] == pytest.approx(expected[item][1:].tolist())
     assert model.content.get_buffer("kind_values").tolist() == [vocab["kind", "new"]] * 9
     path = root(config) / "items" / f"dt={DAY}" / "_manifest.json"
     manifest = json.loads(path.read_text())
