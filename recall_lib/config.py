@@ -184,6 +184,11 @@ class Model(Section):
         return self
 
     @property
+    def has_bias(self) -> bool:
+        """Whether exported vectors begin with the items' biases, [b, w], or the users' 1, [1, u]."""
+        return self.item_bias or self.recency is not None
+
+    @property
     def asks_for_items(self) -> bool:
         """Whether items/dt has a part in it."""
         return self.item_rows != "own" or self.recency is not None
@@ -207,6 +212,9 @@ class Training(Section):
     warmup_steps: int = Field(0, ge=0)  # linear, from 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0 at the last step
     clip_norm: float | None = Field(None, gt=0)  # of the whole gradient
+    # Of the embedding tables. `rows`: only those that a batch looks up are sent between ranks and updated, while Adam's
+    # moments of the others stand still.
+    gradients: Literal["dense", "rows"] = "dense"
     early_stopping: int | None = Field(None, ge=1)  # epochs without a better validation NDCG@10; null: off
     launcher: Literal["process", "horovod", "spark"] = "process"  # this process, local ranks, ranks in executors
     ranks: int = Field(1, ge=1)
@@ -286,6 +294,8 @@ class Config(Section):
             raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
         if self.top_n.user_id_only and "user_id" not in [feature.name for feature in self.features.user]:
             raise ValueError("top_n.user_id_only needs user_id among features.user: without it all users get one list")
+        if self.training.gradients == "rows" and (self.training.loss == "full_softmax" or self.model.item_rows != "own"):
+            raise ValueError("training.gradients rows needs a training.loss other than full_softmax, and model.item_rows own")
         width = self.model.tower[-1] if self.model.tower else tower_input(self.features, self.model)
         if self.model.item_output == "tied" and width != self.features.item_id.dim:
             raise ValueError(f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}")

@@ -16,7 +16,15 @@ from recall_lib.config import Features, Model
 from recall_lib.model.batch import Batch
 
 
-def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+def rows_of(table: Tensor, ids: Tensor, *, sparse: bool) -> Tensor:
+    """Rows of a table [n, dim], ids [...] -> [..., dim]; `sparse`: its gradient holds these rows alone."""
+    if sparse:
+        return F.embedding(ids, table, sparse=True)
+    # Not table[ids], nor F.embedding: their dense backward passes are slower.
+    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
+
+
+def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sparse: bool) -> Tensor:
     """The mean row of all values of the tokens that a target sees, [T, dim]; zeros where there are none.
 
     Args:
@@ -24,17 +32,20 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch) -> Te
         values: ids of all tokens, one token after the other, int64 [total].
         counts: values of each token, int64 [tokens].
         batch: whose tokens they are.
+        sparse: the table's gradient holds the rows of the values alone.
     """
     if batch.at is None:
         ends = F.pad(counts.cumsum(0), (1, 0))[F.pad(batch.length.cumsum(0), (1, 0))]
+        if sparse:
+            return F.embedding_bag(values, table, ends[:-1], mode="mean", sparse=True)
         return _Mean.apply(table, values, torch.diff(ends))
-    sums = F.embedding_bag(values, table, counts.cumsum(0) - counts, mode="sum")
+    sums = F.embedding_bag(values, table, counts.cumsum(0) - counts, mode="sum", sparse=sparse)
     so_far = batch.padded(torch.cat([sums, counts[:, None].to(sums.dtype)], dim=1)).cumsum(dim=1)
     return batch.seen(so_far[:, :, :-1] / so_far[:, :, -1:].clamp(min=1))
 
 
 class _Mean(torch.autograd.Function):
-    """F.embedding_bag, mode mean, whose own backward pass sorts the ids: several times as slow for narrow rows."""
+    """F.embedding_bag, mode mean, whose own dense backward pass sorts the ids: several times as slow for narrow rows."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
@@ -58,9 +69,9 @@ class MeanEncoder(nn.Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, table: Tensor, batch: Batch) -> Tensor:
-        """[n, dim] embeddings -> [T, dim]; zeros for an empty history."""
-        return mean_seen(table, batch.history, torch.ones_like(batch.history), batch)
+    def forward(self, table: Tensor, batch: Batch, *, sparse: bool) -> Tensor:
+        """[n, dim] embeddings -> [T, dim]; zeros for an empty history; `sparse` as in `rows_of`."""
+        return mean_seen(table, batch.history, torch.ones_like(batch.history), batch, sparse=sparse)
 
 
 class LstmEncoder(nn.Module):
@@ -72,10 +83,10 @@ class LstmEncoder(nn.Module):
         self.dim = hidden
         self.lstm = nn.LSTM(dim, hidden, batch_first=True)
 
-    def forward(self, table: Tensor, batch: Batch) -> Tensor:
-        """[n, dim] embeddings -> [T, hidden]; zeros for an empty history."""
+    def forward(self, table: Tensor, batch: Batch, *, sparse: bool) -> Tensor:
+        """[n, dim] embeddings -> [T, hidden]; zeros for an empty history; `sparse` as in `rows_of`."""
         # Padding stands after the end, so that it cannot reach the outputs of the steps before it.
-        steps, _ = self.lstm(batch.padded(table.index_select(0, batch.history)))  # [S, L, hidden]
+        steps, _ = self.lstm(batch.padded(rows_of(table, batch.history, sparse=sparse)))  # [S, L, hidden]
         return batch.seen(steps.cummax(dim=1).values)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from recall_lib.config import Features, Model, tower_input
 from recall_lib.ids import ITEM_ID, PADDING
 from recall_lib.model.batch import Batch
-from recall_lib.model.encoders import AttentionEncoder, LstmEncoder, MeanEncoder, mean_seen
+from recall_lib.model.encoders import AttentionEncoder, LstmEncoder, MeanEncoder, mean_seen, rows_of
 
 CONTENT = ("values", "offsets")  # buffers of each item feature
 
@@ -31,6 +31,8 @@ class YouTubeDNN(nn.Module):
         sizes: Mapping[str, int],
         window_size: int,
         content: Mapping[str, Sequence[Tensor]] | None = None,
+        *,
+        sparse: bool = False,
     ) -> None:
         """A model with random weights.
 
@@ -41,9 +43,10 @@ class YouTubeDNN(nn.Module):
             window_size: tokens of the longest history.
             content: unless model.item_rows is `own`, per item feature (values int [total], offsets int64 [n + 1]): item i
                 has values[offsets[i]:offsets[i + 1]].
+            sparse: the tables' gradients are sparse tensors of the rows that a batch looks up; needs model.item_rows `own`.
         """
         super().__init__()
-        self.settings = model
+        self.settings, self.sparse = model, sparse
         item_dim = features.item_id.dim
         self.item_table = None if model.item_rows == "content" else self._table(sizes[ITEM_ID], item_dim)
         self.encoder: MeanEncoder | LstmEncoder | AttentionEncoder
@@ -105,9 +108,10 @@ class YouTubeDNN(nn.Module):
     def user_representation(self, batch: Batch) -> Tensor:
         """Output of the tower's last layer, [T, d]; of norm 1 (or 0) where the model is trained on the cosine."""
         parts = [self._encoded(batch)]
-        parts += [self._weight("user", name).index_select(0, batch.user[name]) for name in self.user_features]
+        parts += [rows_of(self._weight("user", name), batch.user[name], sparse=self.sparse) for name in self.user_features]
         if self.settings.encoder != "attention" and self.settings.item_rows == "own":
-            parts += [mean_seen(self._weight("bag", name), *batch.item[name], batch) for name in self.item_features]
+            tables = {name: self._weight("bag", name) for name in self.item_features}
+            parts += [mean_seen(table, *batch.item[name], batch, sparse=self.sparse) for name, table in tables.items()]
         if self.settings.example_age:
             # Days span minutes to years: the logarithm keeps hours apart and months in range, and 0 stays 0.
             parts.append(torch.log1p(batch.example_age.clamp(min=0))[:, None])
@@ -116,18 +120,18 @@ class YouTubeDNN(nn.Module):
 
     def _encoded(self, batch: Batch) -> Tensor:
         if self.settings.encoder != "attention":
-            return self.encoder(self.item_rows(), batch)
-        tokens = [self.item_rows().index_select(0, batch.history)]
+            return self.encoder(self.item_rows(), batch, sparse=self.sparse)
+        tokens = [rows_of(self.item_rows(), batch.history, sparse=self.sparse)]
         for name in self.item_features if self.settings.item_rows == "own" else ():
             values, counts = batch.item[name]
-            tokens.append(F.embedding_bag(values, self._weight("bag", name), counts.cumsum(0) - counts, mode="mean"))
+            table, starts = self._weight("bag", name), counts.cumsum(0) - counts
+            tokens.append(F.embedding_bag(values, table, starts, mode="mean", sparse=self.sparse))
         return self.encoder(torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0], batch)
 
     def candidates(self, items: Tensor | slice) -> Tensor:
         """Weights that user representations are multiplied with, ids [...] or a slice -> [..., d]."""
         weights = self.item_weights
-        # Not weights[items], nor F.embedding: their backward passes are slower.
-        rows = weights[items] if isinstance(items, slice) else weights.index_select(0, items.flatten()).view(*items.shape, -1)
+        rows = weights[items] if isinstance(items, slice) else rows_of(weights, items, sparse=self.sparse)
         return rows if self.settings.temperature is None else F.normalize(rows, dim=-1) / self.settings.temperature
 
     def scores(self, user: Tensor, items: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ class YouTubeDNN(nn.Module):
         With `item_bias` or `recency` e = d + 1 and u = [1, u]; with similarity `cosine` vectors have norm 1 (or are 0).
         """
         user = self.user_representation(batch)
-        if self.item_bias is not None or self.settings.recency:
+        if self.settings.has_bias:
             user = torch.cat([torch.ones_like(user[:, :1]), user], dim=1)
         return F.normalize(user) if self.settings.similarity == "cosine" else user
 
@@ -162,6 +166,6 @@ class YouTubeDNN(nn.Module):
         if of_day and self.settings.recency:
             items = items * self.settings.recency.weight
             bias = -(items @ self.get_buffer("mean_user"))
-        if self.item_bias is not None or self.settings.recency:
+        if self.settings.has_bias:
             items = torch.cat([bias[:, None], items], dim=1)
         return F.normalize(items) if self.settings.similarity == "cosine" else items

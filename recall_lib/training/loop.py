@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fsspec.core import url_to_fs
-from torch import Tensor
+from torch import Tensor, nn
 
 from recall_lib.config import Training
 from recall_lib.errors import DataRefused, RecallError
@@ -114,9 +114,7 @@ class Run:
         self.model = _model(spec).to(self.device)
         counts = np.asarray(spec.counts, np.int64)
         self.loss = Loss(self.settings, spec.samples.negatives_alpha, counts, self.device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, self.settings.adam_beta2), fused=True
-        )
+        self.optimizers = _optimizers(self.model, self.settings)
         self.generator = torch.Generator(self.device)
         self.best: dict[str, Tensor] = {}
         self.at = Progress()
@@ -160,7 +158,7 @@ class Run:
     def _step(self, batch: Batch, sizes: npt.NDArray[np.int64]) -> Tensor:
         """One update; gives this rank's share of the loss: its mean over the ranks is the mean over all planned targets."""
         rate = learning_rate(self.settings, self.at.step, self.total_steps)
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         # Every (seed, rank, step) has draws of its own, so that a resumed run draws what the first one would have.
         words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.at.step)).generate_state(1, np.uint64)
@@ -169,13 +167,14 @@ class Run:
         share = len(batch) * self.ranks.size / int(sizes.sum())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(self.model, batch, self.generator) * share
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = _gradients(self.model)
         self.ranks.average(gradients)
         if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
+            _clip(gradients, self.settings.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.at.step += 1
         return loss.detach()
 
@@ -185,7 +184,7 @@ class Run:
             raise DataRefused(
                 f"the loss is {mean} at step {self.at.step}: lower training.learning_rate or set training.clip_norm"
             )
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self.optimizers[0].param_groups[0]["lr"]
         self._note(loss=mean, learning_rate=rate, targets_per_second=round(targets_per_second, 1))
 
     def _note(self, **numbers: float) -> None:
@@ -229,11 +228,16 @@ class Run:
         fs.mv(f"{path}.tmp", path)
 
     def _tensors(self) -> dict[str, Tensor]:
-        adam = self.optimizer.state_dict()["state"]
+        adam = {
+            f"{k}.{i}.{name}": torch.as_tensor(value)
+            for k, optimizer in enumerate(self.optimizers)
+            for i, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
         return (
             {f"model.{name}": value for name, value in self.model.state_dict().items()}
             | {f"best.{name}": value for name, value in self.best.items()}
-            | {f"adam.{i}.{name}": value for i, state in adam.items() for name, value in state.items()}
+            | {f"adam.{name}": value for name, value in adam.items()}
         )
 
     def _load(self) -> None:
@@ -255,11 +259,13 @@ class Run:
             parts[part][rest] = value
         self.model.load_state_dict(parts["model"])
         self.best = parts["best"]
-        state: dict[int, dict[str, Tensor]] = {}
+        states: list[dict[int, dict[str, Any]]] = [{} for _ in self.optimizers]
         for name, value in parts["adam"].items():
-            i, _, rest = name.partition(".")
-            state.setdefault(int(i), {})[rest] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+            k, i, rest = name.split(".")
+            # SparseAdam counts its steps in an int: as a tensor the powers of betas would be rounded to float32.
+            states[int(k)].setdefault(int(i), {})[rest] = value if value.is_floating_point() else int(value)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.at = Progress(**facts)
 
 
@@ -270,7 +276,32 @@ def _model(spec: TrainSpec) -> YouTubeDNN:
         content = {
             n: (torch.from_numpy(lists.values.copy()).long(), torch.from_numpy(lists.offsets)) for n, lists in known.items()
         }
-    return YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content)
+    sparse = spec.training.gradients == "rows"
+    return YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content, sparse=sparse)
+
+
+def _optimizers(model: YouTubeDNN, settings: Training) -> list[torch.optim.Optimizer]:
+    """Adam for all weights; of gradients as rows, lazy Adam for the tables and Adam for the others."""
+    rate, betas = settings.learning_rate, (0.9, settings.adam_beta2)
+    tables = [module.weight for module in model.modules() if model.sparse and isinstance(module, nn.Embedding)]
+    others = [parameter for parameter in model.parameters() if all(parameter is not table for table in tables)]
+    lazy = [torch.optim.SparseAdam(tables, lr=rate, betas=betas)] if tables else []
+    return [*lazy, torch.optim.Adam(others, lr=rate, betas=betas, fused=True)]
+
+
+def _gradients(model: YouTubeDNN) -> list[Tensor]:
+    """All there are; sparse ones coalesced, so that each row stands once where it is sent, measured and squared."""
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _clip(gradients: Sequence[Tensor], largest: float) -> None:
+    """Scale gradients down, in place, where the norm of them all is larger; torch's own does not take sparse ones."""
+    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    factor = largest / (torch.nn.utils.get_total_norm(values) + 1e-6)
+    torch._foreach_mul_(values, factor.clamp(max=1))
 
 
 def _device(choice: str, rank: int) -> torch.device:

@@ -29,7 +29,7 @@ class Ranks(Protocol):
     size: int
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the ranks."""
+        """Replace each tensor by its mean over the ranks; sparse ones are coalesced, and stay so."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value's sum over the ranks."""
@@ -56,7 +56,7 @@ class Alone:
 
 
 class Horovod:
-    """The ranks of the Horovod run that this process is part of; dense gradients."""
+    """The ranks of the Horovod run that this process is part of."""
 
     def __init__(self) -> None:
         """Join the run that the environment describes."""
@@ -67,10 +67,18 @@ class Horovod:
         self.rank, self.size = hvd.rank(), hvd.size()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """All in flight at once: Horovod packs small ones together."""
-        handles = [self._hvd.allreduce_async_(t, name=f"average.{i}", op=self._hvd.Average) for i, t in enumerate(tensors)]
+        """All in flight at once: Horovod packs small ones together. Of sparse ones every rank gets every rank's rows."""
+        average = self._hvd.Average
+        rows, handles = [], []
+        for i, tensor in enumerate(tensors):
+            if tensor.is_sparse:
+                rows.append((tensor, self._hvd.sparse_allreduce_async(tensor, name=f"average.{i}", op=average)))
+            else:
+                handles.append(self._hvd.allreduce_async_(tensor, name=f"average.{i}", op=average))
         for handle in handles:
             self._hvd.synchronize(handle)
+        for tensor, mean in rows:
+            tensor.copy_(mean().coalesce())
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """In float64."""

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 
 from recall_lib.runs import Ragged
 from recall_lib.training.ranks import Alone
@@ -59,19 +58,6 @@ def test_every_measure_of_a_run_sees_all_targets(spec, measure):
     found = training.MEASURES[measure](Alone(), spec=spec, repeats=1)
     assert found["seconds"] > 0
     assert found["targets"] == sum(file["targets"] for file in spec["train"])
-
-
-def test_rows_and_dense_gradients_are_the_same():
-    ids = training.draw_clicks(items=40, shape=(6, 7 + 1 + training.NEGATIVES), seed=3)
-    table = torch.randn(40, training.DIM, generator=torch.Generator().manual_seed(1))
-    found = []
-    for rows in (False, True):
-        own = table.clone().requires_grad_()
-        training.loss(own, ids, rows=rows).backward()
-        assert own.grad.is_sparse == rows
-        found.append(training.average(Alone(), own.grad).to_dense())
-    torch.testing.assert_close(*found)
-    assert found[0].abs().max() > 0
 
 
 def test_rows_without_peers(work, monkeypatch):

@@ -249,6 +249,6 @@ def sparse_vs_dense(scale: float) -> Iterator[Row]:
             kinds = [partial(run_ours, task | {"rows": kind}, ranks=ranks, pinned=True) for kind in (True, False)]
             rows, dense = alternately(*kinds)
             ours, peer = (found["seconds"] / found["steps"] * 1000 for found in (rows, dense))
-            note = f"{items:,} items x 64, batch {BATCH:,}, {ranks} rank{'s' * (ranks > 1)}: gradients as rows with lazy Adam; "
-            note += "peer: dense with fused Adam"
+            note = f"{items:,} items x 64, batch {BATCH:,}, {ranks} rank{'s' * (ranks > 1)}, whole steps: training.gradients "
+            note += "rows; peer: dense"
             yield smaller(f"sparse_vs_dense_{name}" + "_2_ranks" * (ranks > 1), ours, peer, "ms/step", note)

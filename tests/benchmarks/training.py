@@ -16,19 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
 
+from recall_lib.config import Features, Model, Samples, Training
+from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.model.batch import Batch
-from recall_lib.runs import Windows
+from recall_lib.runs import Ragged, Windows
 from recall_lib.training import loader
 from recall_lib.training.loop import Run
 from recall_lib.training.ranks import Alone, Horovod, Ranks
-from recall_lib.training.spec import TrainSpec
+from recall_lib.training.spec import SampleFile, TrainSpec
 
-WARM_UP = 2  # steps of `gradients` that are not timed
-HISTORY, NEGATIVES, DIM = 50, 5, 64  # of `gradients`
+HISTORY = 50  # clicks, of `gradients`
 
 
 def fastest(ranks: Ranks, repeats: int, action: Callable[[], object]) -> float:
@@ -91,62 +90,54 @@ def steps(ranks: Ranks, *, spec: dict[str, Any], repeats: int) -> dict[str, floa
 
 
 def gradients(ranks: Ranks, *, items: int, rows: bool, batch_size: int, steps: int, repeats: int) -> dict[str, float]:
-    """Steps of an item table of DIM: mean of HISTORY clicks, sampled softmax with NEGATIVES, Adam.
+    """Steps of a model of item ids alone with the library's own settings: mean, tower, sampled softmax, Adam.
 
     Args:
-        ranks: each has a batch of its own.
+        ranks: each has batches of its own.
         items: rows of the table.
-        rows: the gradient is a list of rows, and Adam is lazy; else it is as large as the table, and Adam fused.
+        rows: training.gradients; else dense.
         batch_size: targets of a rank and step.
         steps: that are timed together.
         repeats: of them; the fastest counts.
     """
-    torch.manual_seed(0)
-    table = nn.Parameter(torch.randn(items, DIM) * 0.05)
-    optimizer = torch.optim.SparseAdam([table]) if rows else torch.optim.Adam([table], fused=True)
-    clicks = draw_clicks(items, (WARM_UP + steps, batch_size, HISTORY + 1 + NEGATIVES), seed=ranks.rank)
+    settings = Training(batch_size=batch_size, gradients="rows" if rows else "dense", device="cpu")
+    file = SampleFile(url="", targets=batch_size)  # never read
+    spec = TrainSpec(
+        features=Features(),
+        samples=Samples(),
+        model=Model(),
+        training=settings,
+        seed=0,
+        sizes={ITEM_ID: items},
+        counts=[1] * items,
+        train=[file] * ranks.size,
+        validation=[],
+        vocab="",
+        inputs="",
+    )
+    random = np.random.default_rng(ranks.rank)
+    batches = [Batch.of(draw_windows(random, items, batch_size)) for _ in range(steps)]
+    with new_run(ranks, spec.model_dump(), epochs=1) as run:
 
-    def step(ids: Tensor) -> None:
-        optimizer.zero_grad()
-        loss(table, ids, rows=rows).backward()
-        assert table.grad is not None
-        table.grad = average(ranks, table.grad)
-        optimizer.step()
+        def train() -> None:
+            for batch in batches:
+                run._step(batch, run.sizes[:, 0])
 
-    def train() -> None:
-        for ids in clicks[WARM_UP:]:
-            step(ids)
-
-    for ids in clicks[:WARM_UP]:
-        step(ids)
-    return {"seconds": fastest(ranks, repeats, train), "steps": steps}
-
-
-def draw_clicks(items: int, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Item ids, int64 [shape]; item r is drawn about in proportion to r^(-2/3)."""
-    random = torch.Generator().manual_seed(seed)
-    return (torch.rand(shape, generator=random, dtype=torch.float64) ** 3 * items).long()
-
-
-def loss(table: Tensor, ids: Tensor, *, rows: bool) -> Tensor:
-    """Sampled softmax of ids [B, history + 1 + NEGATIVES], the target after the history; `rows`: the gradient is sparse."""
-    history, candidates = ids[:, : -1 - NEGATIVES], ids[:, -1 - NEGATIVES :]
-    user = F.embedding_bag(history, table, mode="mean", sparse=rows)  # [B, DIM]
-    scores = (user[:, None] * F.embedding(candidates, table, sparse=rows)).sum(dim=2)  # [B, 1 + NEGATIVES]
-    return F.cross_entropy(scores, torch.zeros(len(ids), dtype=torch.int64))
+        train()
+        return {"seconds": fastest(ranks, repeats, train), "steps": steps}
 
 
-def average(ranks: Ranks, gradient: Tensor) -> Tensor:
-    """The mean over the ranks, dense or as rows (each rank's rows to all others)."""
-    if not gradient.is_sparse:
-        ranks.average([gradient])
-        return gradient
-    gradient = gradient.coalesce()
-    if ranks.size == 1:
-        return gradient
-    import horovod.torch as hvd
-
-    return hvd.sparse_allreduce_async(gradient, name="rows", op=hvd.Average)().coalesce()
+def draw_windows(random: np.random.Generator, items: int, targets: int) -> Windows:
+    """Full histories and targets; the r-th item is drawn about in proportion to r^(-2/3)."""
+    ids = FIRST_INDEX + (random.random((targets, HISTORY + 1)) ** 3 * (items - FIRST_INDEX)).astype(np.int64)
+    return Windows(
+        history=Ragged.of(ids[:, 1:].ravel(), np.full(targets, HISTORY)),
+        item={},
+        user={},
+        example_age=np.zeros(targets, np.float32),
+        target=ids[:, 0],
+        negatives=np.zeros((targets, 0), np.int64),
+    )
 
 
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {f.__name__: f for f in (epoch, loading, steps, gradients)}

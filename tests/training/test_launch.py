@@ -40,12 +40,15 @@ def launched(spec: TrainSpec, folder: Path) -> tuple[dict[str, Any], list[float]
     return facts, [record["loss"] for record in records if "loss" in record]
 
 
-def test_two_local_ranks_train_like_one_process(tmp_path: Path) -> None:
+ROWS = {"loss": "sampled_softmax", "num_negatives": 10, "gradients": "rows", "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize("training", [{}, ROWS])
+def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[str, Any]) -> None:
     # One rank with twice the batch: the same targets a step.
-    alone, losses = launched(spec_of(tmp_path, batch_size=128, learning_rate=0.01), tmp_path / "alone")
-    both, shared = launched(
-        spec_of(tmp_path, batch_size=64, learning_rate=0.01, launcher="horovod", ranks=2), tmp_path / "both"
-    )
+    training = training | {"learning_rate": 0.01}
+    alone, losses = launched(spec_of(tmp_path, batch_size=128, **training), tmp_path / "alone")
+    both, shared = launched(spec_of(tmp_path, batch_size=64, launcher="horovod", ranks=2, **training), tmp_path / "both")
     assert alone.keys() == both.keys() == {"version", "targets", "epochs", "steps", "seconds", "validation"}
     assert all(alone[name] == both[name] for name in ("targets", "epochs", "steps"))
     # Which targets meet in a step differs, what an epoch teaches does not.
@@ -71,12 +74,22 @@ WORKER = """
     (folder / "weights").write_bytes(checkpoint.pack(dict(run.model.state_dict()), {"sum": ranks.sum([1.0, ranks.rank])}))
     assert ranks.broadcast(b"rank %d" % ranks.rank) == b"rank 0"
     assert ranks.broadcast(b"") == b""
+    rows = [[1], [1, 3]][ranks.rank]  # of the first table; of the second one rank has none at all
+    value = 2.0 + 2 * ranks.rank
+    tables = [torch.sparse_coo_tensor([ids], torch.full((len(ids), 2), value), (5, 2)).coalesce() for ids in (rows, rows[1:])]
+    dense = torch.tensor([float(ranks.rank)])
+    ranks.average([tables[0], dense, tables[1]])
+    assert [table.is_coalesced() for table in tables] == [True, True]
+    assert [table.to_dense()[:, 0].tolist() for table in tables] == [[0, 3, 0, 2, 0], [0, 0, 0, 2, 0]]
+    assert dense == 0.5
 """
 
 
-def test_ranks_have_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gradients", ["dense", "rows"])
+def test_ranks_have_the_same_weights(tmp_path: Path, gradients: str) -> None:
     spec = tmp_path / "spec.json"
-    spec.write_text(spec_of(tmp_path, loss="sampled_softmax", launcher="horovod", ranks=2).model_dump_json())
+    training = {"loss": "sampled_softmax", "launcher": "horovod", "ranks": 2, "gradients": gradients}
+    spec.write_text(spec_of(tmp_path, **training).model_dump_json())
     out = tmp_path / "out"
     out.mkdir()
     with local_rendezvous(2) as environments:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recall_lib.config import Samples, Training
+from recall_lib.config import Config, Samples, Training
 from recall_lib.errors import DataRefused, RecallError
 from recall_lib.model import checkpoint
 from recall_lib.training.loop import Run, learning_rate, train
@@ -57,6 +57,8 @@ def test_random_sequences_do_not_look_learnt(tmp_path: Path) -> None:
         {"loss": "in_batch_softmax"},
         {"loss": "sampled_softmax", "negatives": "samples"},
         {"loss": "sampled_softmax", "schedule": "cosine", "warmup_steps": 5, "clip_norm": 1.0},
+        {"loss": "sampled_softmax", "gradients": "rows"},
+        {"loss": "in_batch_softmax", "gradients": "rows"},
     ],
 )
 def test_every_loss_learns_the_order(tmp_path: Path, training: dict[str, Any]) -> None:
@@ -72,17 +74,74 @@ def test_same_seed_same_model(tmp_path: Path) -> None:
     assert first["version"] == again["version"] != other["version"]
 
 
+def steps_of(folder: Path, files: tuple[list[SampleFile], list[SampleFile]], *, model: dict[str, Any], **training: Any) -> Run:
+    """A run whose steps are so small that they touch a part of the items alone."""
+    settings = {"loss": "sampled_softmax", "num_negatives": 1, "batch_size": 3, "max_steps": 1, "adam_beta2": 0.5}
+    made = Run(make_spec(*files, training=settings | training, model=model), Alone(), folder)
+    made.train_epoch()
+    return made
+
+
+CLIP = 0.05
+
+
+@pytest.mark.parametrize("training", [{}, {"clip_norm": CLIP}, {"unit": "run", "batch_size": 12}])
+@pytest.mark.parametrize("model", [{}, {"encoder": "lstm", "item_output": "separate", "item_bias": True}, ATTENTION])
+def test_a_step_of_rows_is_one_of_dense_gradients(tmp_path: Path, model: dict[str, Any], training: dict[str, Any]) -> None:
+    files = log_of(tmp_path, ordered=True)
+    dense, rows = (steps_of(tmp_path, files, model=model, gradients=kind, **training) for kind in ("dense", "rows"))
+    assert dense.model.state_dict().keys() == rows.model.state_dict().keys()
+    expected = dict(dense.model.named_parameters())
+    norm = 0.0
+    for name, value in rows.model.named_parameters():
+        assert value.grad is not None
+        assert value.grad.is_sparse == ("table" in name), name
+        gradient = value.grad.to_dense()
+        torch.testing.assert_close(gradient, expected[name].grad, rtol=1e-4, atol=1e-6)
+        norm += float(gradient.square().sum())
+        # From moments of zero, so that dense Adam moves no row without a gradient either. It divides by the gradient's size:
+        # where all but rounding cancels out, the two may part.
+        clear = (gradient == 0) | (gradient.abs() > 1e-4)
+        torch.testing.assert_close(value[clear], expected[name][clear], rtol=1e-3, atol=1e-4)
+    assert norm**0.5 == pytest.approx(CLIP, rel=1e-3) if "clip_norm" in training else norm**0.5 > 1.1 * CLIP
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"loss": "full_softmax"}},
+        {"model": {"item_rows": "both"}, "features": {"item": [{"name": "kind", "dim": 64}]}},
+    ],
+)
+def test_rows_need_a_loss_and_items_that_look_rows_up(sections: dict[str, Any]) -> None:
+    Config.model_validate(sections)
+    with pytest.raises(ValueError, match="gradients rows needs"):
+        Config.model_validate(sections | {"training": sections.get("training", {}) | {"gradients": "rows"}})
+
+
+def test_rows_that_a_step_does_not_look_up_stand_still(tmp_path: Path) -> None:
+    files = log_of(tmp_path, ordered=True)
+    for kind in ("dense", "rows"):
+        runs = [steps_of(tmp_path, files, model={}, gradients=kind, max_steps=steps) for steps in (1, 2)]
+        tables = [run.model.get_parameter("item_table.weight") for run in runs]
+        gradients = [table.grad for table in tables if table.grad is not None]
+        touched, again = (set(gradient.to_dense().any(dim=1).nonzero()[:, 0].tolist()) for gradient in gradients)
+        moved = set((tables[0] != tables[1]).any(dim=1).nonzero()[:, 0].tolist())
+        assert touched - again
+        assert moved == (again if kind == "rows" else again | touched)
+
+
 class Killed(Exception):
     pass
 
 
 @pytest.mark.parametrize("model", [{}, ATTENTION | {"dropout": 0.3}])
-@pytest.mark.parametrize("early_stopping", [None, 3])
+@pytest.mark.parametrize("more", [{}, {"early_stopping": 3}, {"gradients": "rows", "clip_norm": 0.1}])
 def test_a_resumed_run_ends_in_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early_stopping: int | None, model: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], model: dict[str, Any]
 ) -> None:
     files = log_of(tmp_path, ordered=True)
-    training = {"loss": "sampled_softmax", "epochs": 4, "schedule": "linear", "early_stopping": early_stopping}
+    training = {"loss": "sampled_softmax", "epochs": 4, "schedule": "linear", **more}
     whole = run(tmp_path / "whole", files, training=training, model=model)
     kept: dict[str, Any] = {"training": training, "model": model, "checkpoint": f"file://{tmp_path}/kept/state.safetensors"}
     save = Run.save
