@@ -30,7 +30,9 @@ def run(ctx: Context) -> None:
     size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], ctx.config.spark.partitions
     items = known_items(vocab)
     nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
-    nearest = nearest.mapInArrow(partial(related_by_vectors, index=index, n=n), schemas.RELATED)
+    nearest = nearest.mapInArrow(
+        partial(related_by_vectors, index=index, n=n, has_bias=ctx.config.model.has_bias), schemas.RELATED
+    )
     users = transform.items_of_users(tie_breaker(events).join(items, "item_id")).persist()
     users_of_item = np.zeros(size, np.int64)
     counted = transform.users_of_items(users).toPandas()

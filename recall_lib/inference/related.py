@@ -22,9 +22,14 @@ Ints = npt.NDArray[np.int64]
 VECTORS, COVISITATION = "vectors", "covisitation"
 
 
-def related_by_vectors(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int) -> Iterator[pa.RecordBatch]:
-    """Rows item_index -> rows of schemas.RELATED: the n items of the largest cosine between vectors."""
-    items = _cosine_index(index)
+def related_by_vectors(
+    batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int, has_bias: bool
+) -> Iterator[pa.RecordBatch]:
+    """Rows item_index -> rows of schemas.RELATED: the n items of the largest cosine between vectors.
+
+    `has_bias`: the first number of each vector is the item's bias, which says nothing of what it is like.
+    """
+    items = _cosine_index(index, has_bias)
     for rows in blocks(batches):
         own = rows.column("item_index").to_numpy().astype(np.int64)
         itself = Ragged.of(own, np.ones(len(own), np.int64))
@@ -61,13 +66,13 @@ def related_by_covisits(
 
 
 @lru_cache(maxsize=1)
-def _cosine_index(index: Shipped) -> ItemIndex:
-    """The items' vectors at norm 1, so that the inner product is the cosine; once a Python worker."""
+def _cosine_index(index: Shipped, has_bias: bool) -> ItemIndex:
+    """The items' vectors without bias, at norm 1, so that the inner product is the cosine; once a Python worker."""
     from recall_lib.retrieval import simple_lsh
     from recall_lib.retrieval.index import ItemIndex
 
     items = load_index(index)
-    return ItemIndex.build(simple_lsh.users(items.vectors), items.item_ids)
+    return ItemIndex.build(simple_lsh.users(items.vectors[:, int(has_bias) :]), items.item_ids)
 
 
 def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: npt.NDArray[np.float32]) -> pa.RecordBatch:

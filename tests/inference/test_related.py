@@ -4,8 +4,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from recall_lib import schemas
+from recall_lib.inference.related import related_by_vectors
+from recall_lib.inference.shipping import Shipped
 from recall_lib.retrieval.index import ItemIndex
 from tests.inference.conftest import DT, make_log, run_job
 
@@ -35,3 +38,18 @@ def test_related_table(prepared):
         best = sorted(scores, key=lambda j: (-scores[j], j.encode()))[:7]
         assert [item["item_id"] for item in row["items"]] == best
         np.testing.assert_allclose([item["score"] for item in row["items"]], [scores[j] for j in best], rtol=1e-5)
+
+
+def test_a_bias_is_no_likeness(tmp_path):
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(12, 4)).astype(np.float32)
+    biased = np.concatenate([100 * random.normal(size=(12, 1)).astype(np.float32), vectors], axis=1)
+    names = pa.array([None, None, *(f"i{n:02}" for n in range(2, 12))])
+    found = []
+    for name, items, has_bias in (("plain", vectors, False), ("biased", biased, True)):
+        (tmp_path / name).mkdir()
+        ItemIndex.build(items, names).save(tmp_path / name)
+        batch = pa.RecordBatch.from_pydict({"item_index": pa.array(range(2, 12), pa.int32())})
+        shipped = Shipped(str(tmp_path / name), name)
+        found.append(pa.Table.from_batches(related_by_vectors([batch], index=shipped, n=5, has_bias=has_bias)).to_pylist())
+    assert found[0] == found[1]
