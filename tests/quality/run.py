@@ -79,14 +79,21 @@ ROWS = (
         model_of="ml1m_best",
     ),
     # The position stands in for the time: the log has no other.
-    Row("ml1m_fun_rec_255", "ml-1m", "conf/fun_rec_255.yaml", "2003-02-28", _DEEPMATCH, ("input.ordering=position",)),
+    Row(
+        "ml1m_fun_rec_255",
+        "ml-1m",
+        "conf/fun_rec_255.yaml",
+        "2003-02-28",
+        _DEEPMATCH,
+        ("input.ordering=position", "training.epochs=8"),
+    ),
     Row(
         "ml1m_paddle",
         "ml-1m",
         "conf/paddle.yaml",
         "2003-02-28",
         _DEEPMATCH,
-        ("training.epochs=8", "training.early_stopping=2"),
+        ("training.epochs=4",),
     ),
     Row(
         "ml1m_fun_rec",
