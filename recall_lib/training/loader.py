@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from recall_lib.schemas import runs as runs_schema
 T = TypeVar("T")
 # A packed row group: per list column, the bytes of all values and of each list's length.
 Packed = dict[str, tuple[bytes, bytes]]
+RunsOf = Callable[[list[Packed]], Runs]
 _VALUES, _LENGTHS = "_v", "_n"
 
 
@@ -60,7 +61,7 @@ def batches(
     buffers = _buffers(order, features, row_groups)
     cut = _cut_runs if unit == "run" else _cut_windows
     steps = 0
-    for windows in cut(buffers, sizes, features, samples, random):
+    for windows in cut(buffers, lambda groups: Runs(_unpack(groups), features, samples), sizes, random):
         steps += 1
         yield windows
     if steps < len(sizes):  # the other ranks would wait for this one
@@ -70,18 +71,14 @@ def batches(
 
 
 def _cut_windows(
-    buffers: Iterator[list[Packed]],
-    sizes: npt.NDArray[np.int64],
-    features: Features,
-    samples: Samples,
-    random: np.random.Generator,
+    buffers: Iterator[list[Packed]], runs_of: RunsOf, sizes: npt.NDArray[np.int64], random: np.random.Generator
 ) -> Iterator[Windows]:
     """Targets of a buffer in random order; what is left over of one goes on with the next."""
     wanted = iter(sizes.tolist())
     size = next(wanted, None)
     parts: list[Windows] = []
     for buffer in buffers:
-        runs = Runs(_unpack(buffer), features, samples)
+        runs = runs_of(buffer)
         targets = random.permutation(len(runs))
         while size is not None and len(targets):
             missing = size - sum(len(part.target) for part in parts)
@@ -93,18 +90,14 @@ def _cut_windows(
 
 
 def _cut_runs(
-    buffers: Iterator[list[Packed]],
-    sizes: npt.NDArray[np.int64],
-    features: Features,
-    samples: Samples,
-    random: np.random.Generator,
+    buffers: Iterator[list[Packed]], runs_of: RunsOf, sizes: npt.NDArray[np.int64], random: np.random.Generator
 ) -> Iterator[Windows]:
     """Stretches of a buffer in batches of like length, so that little is padded, the batches in random order."""
     held: list[Packed] = []
     total, steps, read, done = int(sizes.sum()), len(sizes), 0, 0
     for buffer in buffers:
         held += buffer
-        runs = Runs(_unpack(held), features, samples)
+        runs = runs_of(held)
         # As many of all steps as of all targets have been read; too small a buffer is mixed with the next.
         parts = (read + len(runs)) * steps // total - done
         if not parts:

@@ -43,7 +43,7 @@ def launched(spec: TrainSpec, folder: Path) -> tuple[dict[str, Any], list[float]
 ROWS = {"loss": "sampled_softmax", "num_negatives": 10, "gradients": "rows", "clip_norm": 1.0}
 
 
-@pytest.mark.parametrize("training", [{}, ROWS])
+@pytest.mark.parametrize("training", [{}, ROWS, {"unit": "run"}])
 def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[str, Any]) -> None:
     # One rank with twice the batch: the same targets a step.
     training = training | {"learning_rate": 0.01}
