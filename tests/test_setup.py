@@ -37,8 +37,13 @@ def test_installer_pins_what_it_asks_for():
 
 
 def test_no_registry_is_named():
-    for file in ("Makefile", "deploy/install.sh", "deploy/constraints.txt", "setup.py"):
-        assert not re.search(r"index-url|find-links|https?://|trusted-host", (ROOT / file).read_text(encoding="utf-8"))
+    """Neither an address nor one of pip's options that take one; requirement files hold exact pins and nothing else."""
+    pins = ("deploy/constraints.txt", "tests/benchmarks/peers/requirements.txt")
+    for file in ("Makefile", "deploy/install.sh", "setup.py", *pins):
+        assert not re.search(r"://|(index|find|trusted)-\w", (ROOT / file).read_text(encoding="utf-8")), file
+    for file in pins:
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        assert all(re.fullmatch(r"#.*|[\w.-]+==[\w.]+", line) for line in lines if line), file
 
 
 @pytest.mark.parametrize(("missing", "message"), [("python", "no Python 3.11 or 3.12"), ("compiler", "no C++17 compiler")])
