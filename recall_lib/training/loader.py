@@ -54,7 +54,7 @@ def batches(
         Windows, one batch a step.
 
     Raises:
-        DataRefused: the files hold fewer targets than planned.
+        DataRefused: the files hold fewer targets than planned, or with unit `run` fewer stretches than batches.
     """
     random = np.random.default_rng(list(seed))
     order = [urls[i] for i in random.permutation(len(urls))]
@@ -105,7 +105,15 @@ def _cut_runs(
         read, done, held = read + len(runs), done + parts, []
         first, stop, targets = runs.stretches(random)
         order = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))
-        edges = np.searchsorted(np.cumsum(targets[order]), np.arange(1, parts) * len(runs) / parts) + 1
+        if len(first) < parts:
+            raise DataRefused(
+                f"{len(first)} stretches of clicks cannot make {parts} batches: use fewer ranks, a larger "
+                "training.batch_size or training.shuffle_row_groups, or training.unit window"
+            )
+        nth = np.arange(1, parts)
+        edges = np.searchsorted(np.cumsum(targets[order]), nth * len(runs) / parts) + 1
+        # Where stretches are longer than batches, a batch is still one stretch at least.
+        edges = np.minimum(np.maximum.accumulate(edges - nth) + nth, len(first) - parts + nth)
         groups = np.split(order, edges)
         for group in random.permutation(parts):
             yield runs.shared(first[groups[group]], stop[groups[group]])

@@ -94,6 +94,18 @@ def test_an_epoch_of_runs_is_every_target_once_after_what_stands_before_it(files
         assert found == expected
 
 
+def test_batches_of_runs_are_never_empty(tmp_path: Path) -> None:
+    """A long stretch beside short ones, and more batches than there are stretches."""
+    users = [[2, 3, 4, 5, 6], *([[2, 3]] * 4)]
+    file = write_runs(tmp_path / "uneven.parquet", users, negatives=2)
+    for steps in (1, 2, 3, 4, 5):
+        found = epoch([file], steps, unit="run")
+        assert min(len(windows.target) for windows in found) > 0
+        assert sum(len(windows.target) for windows in found) == 8
+    with pytest.raises(DataRefused, match="5 stretches of clicks cannot make 6 batches"):
+        epoch([file], 6, unit="run")
+
+
 def test_runs_are_cut_elsewhere_in_every_epoch_and_the_same_with_the_seed(files: list[SampleFile]) -> None:
     first, again, other = (repr(epoch(files, 5, seed=seed, unit="run")) for seed in (1, 1, 2))
     assert first == again != other
