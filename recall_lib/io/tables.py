@@ -14,7 +14,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,8 @@ class Tables:
             The manifest of each split.
         """
         with self._staged(dataset, dt, {}) as staging:
+            for split in splits:
+                self.fs.makedirs(f"{staging}/split={split}")
             written = {f"{staging}/split={split}/{name}" for split, name in write(self.uri(staging)).collect()}
             for path in self.fs.find(staging):
                 if path not in written:  # of an attempt that failed or came second
@@ -267,8 +269,9 @@ class Tables:
         try:
             yield staging
         finally:
-            if self.fs.exists(staging):
-                self.fs.rm(staging, recursive=True)
+            with suppress(OSError):  # a task that Spark has given up put one more file there
+                self._remove(staging)
+            self._remove(staging)
 
     def _swap_in(
         self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]

@@ -22,7 +22,8 @@ def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> 
 
     Args:
         batches: (split, rows).
-        folder: an address that every executor can write to.
+        folder: an address that every executor can write to, with a folder a split. None is made here: of a job that failed,
+            Python workers go on for a while, and must not bring back what was cleared away.
 
     Yields:
         WRITTEN.
@@ -35,7 +36,6 @@ def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> 
     with ExitStack() as stack:
         for split, batch in batches:
             if split not in writers:
-                fs.makedirs(f"{root}/split={split}", exist_ok=True)
                 file = stack.enter_context(fs.open(f"{root}/split={split}/{name}", "wb"))
                 writers[split] = stack.enter_context(pq.ParquetWriter(file, batch.schema, compression="zstd"))
             writers[split].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
