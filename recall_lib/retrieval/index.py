@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Packed = npt.NDArray[np.uint64]  # see _pack
 
-# FAISS multiplies matrices only for as many numbers of queries as this, 128,000 by default; one by one takes three times as long.
+# FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
 faiss.cvar.distance_compute_blas_threshold = 20
 _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
 _CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
