@@ -30,6 +30,7 @@ Packed = npt.NDArray[np.uint64]  # see _pack
 
 # FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
 faiss.cvar.distance_compute_blas_threshold = 20
+EXACT = "Flat"  # a FAISS index_factory string
 _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
 _CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
 _DENSE = 1 << 23  # scores held at once when all items are ranked
@@ -54,7 +55,7 @@ class ItemIndex:
     id_rank: Ints
 
     @classmethod
-    def build(cls, vectors: Floats, item_ids: pa.Array, factory: str = "Flat", nprobe: int | None = None) -> ItemIndex:
+    def build(cls, vectors: Floats, item_ids: pa.Array, factory: str = EXACT, nprobe: int | None = None) -> ItemIndex:
         """Index the vectors of items 2 and up.
 
         Args:
@@ -176,9 +177,11 @@ class ItemIndex:
     def scores(self, users: Floats, items: Ints) -> Floats:
         """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""
         found = np.empty(items.shape, np.float32)
-        floats = (np.ascontiguousarray(vectors, np.float32) for vectors in (users, self.vectors))
-        arrays = [found, *floats, np.ascontiguousarray(items, np.int64)]
-        faiss.fvec_inner_products_by_idx(*map(faiss.swig_ptr, arrays), users.shape[1], *items.shape)
+        users, vectors = (np.ascontiguousarray(one, np.float32) for one in (users, self.vectors))
+        items = np.ascontiguousarray(items, np.int64)
+        swig: Any = faiss  # this function has no Python face of its own
+        pointers = [swig.swig_ptr(array) for array in (found, users, vectors, items)]
+        swig.fvec_inner_products_by_idx(*pointers, users.shape[1], *items.shape)
         return found
 
     def _slack(self, users: Floats) -> npt.NDArray[np.float64]:
