@@ -191,15 +191,16 @@ def check_and_warm_up(case: Case) -> PeakMemory:
         SystemExit: users or items are missing, or the exact lists are not those of the product.
     """
     right = best_of_product(case.users[:CHECKED], case.items)
+    first = [f"u{row}" for row in range(CHECKED)]
     with PeakMemory() as memory:
         for index, least in ((case.exact, 0.9999), (case.promised, TARGET - 0.05)):
-            answers = case.answers(index, N)
-            whole = answers.where(F.size("items") == N).select("user_id").distinct().count()
-            if whole != len(case.users):
-                raise SystemExit(f"bench: {whole} of {len(case.users)} users have a list of {N}: nothing is reported")
-            some = answers.where(F.col("user_id").isin([f"u{row}" for row in range(CHECKED)])).collect()
-            rows = {int(row["user_id"][1:]): [int(item["item_id"][1:]) for item in row["items"]] for row in some}
-            require_recall(case, np.array([rows[user] for user in range(CHECKED)]), right, least)
+            answers = case.answers(index, N).where(F.size("items") == N)
+            items = F.when(F.col("user_id").isin(first), F.col("items.item_id"))
+            rows = answers.select("user_id", items.alias("items")).collect()
+            lists = {row["user_id"]: row["items"] for row in rows}
+            if not len(rows) == len(lists) == len(case.users):
+                raise SystemExit(f"bench: {len(lists)} of {len(case.users)} users have a list of {N}: nothing is reported")
+            require_recall(case, np.array([[int(item[1:]) for item in lists[user]] for user in first]), right, least)
     return memory
 
 
