@@ -59,3 +59,13 @@ def test_the_environment_is_the_same_bytes_and_starts_elsewhere(tmp_path, monkey
     said = subprocess.check_output([python, "-c", script], cwd=tmp_path, env={}, text=True).split()
     assert said[0].startswith(f"{tmp_path}/environment/lib/")
     assert said[1] == f"{tmp_path}/environment"
+
+
+def test_the_report_finds_its_template_in_the_zip(tmp_path):
+    code = pack.pack_code(tmp_path / "recall.zip")
+    script = "from recall_lib.report import html; from tests.report.test_html import facts; "
+    script += "print(html.__file__, len(html.render(facts())))"
+    environment = {"PYTHONPATH": f"{code}{os.pathsep}{ROOT}"}
+    file, length = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, env=environment, text=True).split()
+    assert file.startswith(f"{code}/")
+    assert int(length) > 1000
