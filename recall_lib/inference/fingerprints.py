@@ -30,7 +30,8 @@ def items_of_vocab(tables: Tables, dt: str) -> dict[str, Any]:
     Raises:
         DataRefused: it is not published, or was made with another vocabulary or for other settings.
     """
-    manifest = tables.require_settings("items", dt, "features", "model.recency")
+    prior = ("model.recency.half_life_hours", "model.recency.feature")  # the weight is the vectors'
+    manifest = tables.require_settings("items", dt, "features", *prior)
     if manifest["inputs"]["vocab"] != tables.manifest("vocab", dt)["digest"]:
         raise DataRefused(f"items/dt={dt} was made with another vocabulary: run `recall items --dt {dt}`")
     return manifest

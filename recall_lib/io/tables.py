@@ -359,9 +359,10 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
 
 
-def _setting(config: Mapping[str, Any], name: str) -> Any:
+def _setting(config: Any, name: str) -> Any:
+    """A section or a key; None below a section that is switched off."""
     for part in name.split("."):
-        config = config.get(part, {})
+        config = config.get(part) if isinstance(config, Mapping) else None
     return config
 
 

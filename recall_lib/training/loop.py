@@ -194,7 +194,7 @@ class Run:
         """Rank the validation split; with early stopping the best weights are remembered."""
         spec = self.spec
         found = evaluate(
-            self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks, filter_seen=spec.filter_seen
+            self.model, self.validation_urls, spec.streamed, spec.samples, self.device, self.ranks, filter_seen=spec.filter_seen
         )
         if found:
             self._note(**found)
@@ -210,7 +210,7 @@ class Run:
             self.model.load_state_dict(self.best)
         if self.spec.model.recency:
             spec = self.spec
-            mean = mean_user(self.model, self.validation_urls, spec.features, spec.samples, self.device, self.ranks)
+            mean = mean_user(self.model, self.validation_urls, spec.streamed, spec.samples, self.device, self.ranks)
             self.model.get_buffer("mean_user").copy_(mean)
         if self.journal:
             self.journal.close()
@@ -275,7 +275,7 @@ def _windows(
     settings = spec.training
     for epoch in epochs:
         seed, mixed = (spec.seed, rank, epoch), settings.shuffle_row_groups
-        yield from loader.batches(urls, sizes, spec.features, spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
+        yield from loader.batches(urls, sizes, spec.streamed, spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
 
 
 def _model(spec: TrainSpec) -> YouTubeDNN:

@@ -42,6 +42,11 @@ class TrainSpec(Section):
     filter_seen: bool = True  # whether validation, as the top-N table, leaves out what a user has clicked
     checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
 
+    @property
+    def streamed(self) -> Features:
+        """The features that are read with the samples: not the items' where the model knows those of the whole catalogue."""
+        return self.features if self.model.item_rows == "own" else self.features.model_copy(update={"item": []})
+
     def fingerprint(self) -> str:
         """sha256 of what a checkpoint depends on: neither where files lie nor where the ranks run."""
         facts = self.model_dump(mode="json", exclude={"train": True, "validation": True, "items": True, "checkpoint": True})
