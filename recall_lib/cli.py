@@ -12,7 +12,12 @@ JOBS = (
     "events", "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n", "metrics", "related", "report",
     "pipeline",
 )  # fmt: skip
-TOOLS = {"dump": "recall_lib.dump", "demo": "recall_lib.demo", "simulate": "recall_lib.simulator_in_spark"}
+TOOLS = {
+    "query": "recall_lib.query",
+    "dump": "recall_lib.dump",
+    "demo": "recall_lib.demo",
+    "simulate": "recall_lib.simulator_in_spark",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+MODEL, POPULAR = "model", "popular"  # where a list comes from
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def top_n(
             {
                 "user_id": rows.column("user_id"),
                 "items": scored_items(found, scores, ours.items.item_ids),
-                "source": pa.array(np.where(known, "model", "popular")),
+                "source": pa.array(np.where(known, MODEL, POPULAR)),
                 "model_version": pa.array([meta["version"]] * rows.num_rows),
             }
         )
