@@ -4,8 +4,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from recall_lib.inference.top_n import save_recommendable, top_n
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
 from recall_lib.reading import read_allowed_items, read_histories
+from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.transforms.vocab import known_items
 from tests.inference.conftest import DT, make_log, publish_untrained, run_job
@@ -252,3 +255,21 @@ def test_the_index_for_online_search(prepared):
     np.testing.assert_allclose(np.linalg.norm(lsh, axis=1), np.linalg.norm(lsh, axis=1)[0], rtol=1e-5)
     assert index.item_ids.to_pylist()[:2] == [None, None]
     assert set(index.item_ids.to_pylist()[2:]) == vocabulary().keys()
+
+
+def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
+    """Index file, ids and user vectors suffice; the SIMPLE-LSH file gives the same order by cosine."""
+    ctx = prepared()
+    folder = Path(ctx.tables.folder("index", DT))
+    index, lsh = faiss.read_index(str(folder / "items.faiss")), np.load(folder / "item_vectors_simple_lsh.npy")[2:]
+    ids = pq.read_table(folder / "item_ids.parquet").to_pandas().set_index("item_index")["item_id"]
+    published = {row["user_id"]: [item for item, _ in row["items"]] for row in collect(ctx, "top_n", schemas.TOP_N)}
+    clicked = clicks_by_user()
+    for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user"):
+        if row["user_id"] == "lonely":
+            continue
+        user = np.array([row["vector"]], np.float32)
+        cosine = lsh @ simple_lsh.users(user)[0] / np.linalg.norm(lsh, axis=1)
+        for places in (index.search(user, index.ntotal)[1][0], np.argsort(-cosine)):
+            unseen = [ids[place + 2] for place in places if ids[place + 2] not in clicked[row["user_id"]]]
+            assert unseen[:7] == published[row["user_id"]]
