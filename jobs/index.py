@@ -1,5 +1,8 @@
 """Item vectors -> index/dt: a FAISS index, the ids of its items, and the vectors as files for an online search.
 
+Without `index.factory` the index is the fastest that keeps `index.recall_target` on a sample of the day's users; the
+manifest says which it is, the recall measured, and users/s of it and of the exact search.
+
 Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_index, item_id, id_rank), item_vectors.npy
 (row = item index) and item_vectors_simple_lsh.npy (the same for a search by cosine: SIMPLE-LSH, user side [u/|u| ; 0]).
 """
@@ -7,25 +10,48 @@ Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_inde
 import sys
 
 import numpy as np
+from pyspark.sql import functions as F
 
+from recall_lib import schemas
 from recall_lib.inference import fingerprints
 from recall_lib.inference.item_table import read_item_vectors
 from recall_lib.job import Context, main
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.retrieval.promise import build_by_promise, measure
 from recall_lib.retrieval.simple_lsh import precise_items
+
+USERS = 2000  # that an index is tried on
 
 
 def run(ctx: Context) -> None:
     """Publish index/dt."""
-    tables, settings = ctx.tables, ctx.config.index
+    tables, settings, n = ctx.tables, ctx.config.index, ctx.config.top_n.n
     stamp = fingerprints.model_of_vocab(tables, ctx.dt)
-    fingerprints.require_stamp(tables, stamp, "vectors", ctx.dt, kind="item")
-    inputs = {"vectors": tables.manifest("vectors", ctx.dt, kind="item")["digest"]}
+    for kind in ("item", "user"):
+        fingerprints.require_stamp(tables, stamp, "vectors", ctx.dt, kind=kind)
+    inputs = {f"vectors/kind={kind}": tables.manifest("vectors", ctx.dt, kind=kind)["digest"] for kind in ("item", "user")}
     item_ids, vectors = read_item_vectors(tables.files("vectors", ctx.dt, kind="item"))
-    with tables.publish_files("index", ctx.dt, inputs=inputs, facts=dict(stamp)) as folder:
-        ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe).save(folder)
+    users = sample_users(ctx, vectors.shape[1])
+    if settings.factory:
+        index = ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe)
+        facts = {"factory": settings.factory, "nprobe": settings.nprobe} | measure(index, index.exact(), users, n)
+    else:
+        index, facts = build_by_promise(vectors, item_ids, users, n, settings.recall_target)
+    with tables.publish_files("index", ctx.dt, inputs=inputs, facts=stamp | facts) as folder:
+        index.save(folder)
         np.save(folder / "item_vectors_simple_lsh.npy", precise_items(vectors))
-    ctx.say(f"{settings.factory} over {len(vectors) - 2} items of {vectors.shape[1]} dimensions")
+    visited = f", {facts['nprobe']} lists visited" if facts["nprobe"] else ""
+    ctx.say(
+        f"{facts['factory']}{visited} over {len(vectors) - 2} items of {vectors.shape[1]} dimensions: recall@{n} "
+        f"{facts['recall']:.4f}, {facts['users_per_second']:.0f} users/s (exact {facts['exact_users_per_second']:.0f})"
+    )
+
+
+def sample_users(ctx: Context, width: int) -> np.ndarray:
+    """Vectors of up to USERS users, float32 [m, width], the same in every run."""
+    table = ctx.tables.read("vectors", ctx.dt, schemas.USER_VECTORS, kind="user")
+    chosen = table.orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id").limit(USERS).collect()
+    return np.array([row["vector"] for row in chosen], np.float32).reshape(-1, width)
 
 
 if __name__ == "__main__":

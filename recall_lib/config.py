@@ -233,8 +233,15 @@ class Training(Section):
 class Index(Section):
     """FAISS."""
 
-    factory: str = "Flat"  # a FAISS index_factory string; Flat is exact
-    nprobe: int | None = Field(None, ge=1)  # lists visited by an IVF index; null: FAISS's default
+    recall_target: float = Field(0.99, gt=0, le=1)  # of the exact top_n.n, on real users: the fastest index that keeps it
+    factory: str | None = None  # a FAISS index_factory string in place of that choice; Flat is exact
+    nprobe: int | None = Field(None, ge=1)  # lists that an IVF index of this factory visits; null: FAISS's default
+
+    @model_validator(mode="after")
+    def _nprobe_is_of_a_factory(self) -> Self:
+        if self.nprobe and not self.factory:
+            raise ValueError("index.nprobe needs index.factory: without it index.recall_target decides both")
+        return self
 
 
 class TopN(Section):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,8 +22,8 @@ def rows_of(table: Tensor, ids: Tensor, *, sparse: bool) -> Tensor:
     """Rows of a table [n, dim], ids [...] -> [..., dim]; `sparse`: its gradient holds these rows alone."""
     if sparse:
         return F.embedding(ids, table, sparse=True)
-    # Not table[ids], nor F.embedding: their dense backward passes are slower.
-    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
+    rows: Tensor = _Rows.apply(table, ids.flatten())
+    return rows.view(*ids.shape, table.shape[1])
 
 
 def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sparse: bool) -> Tensor:
@@ -44,6 +46,22 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sp
     return batch.seen(so_far[:, :, :-1] / so_far[:, :, -1:].clamp(min=1))
 
 
+class _Rows(torch.autograd.Function):
+    """Rows of a table; PyTorch's own dense backward pass is several times as slow."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
+        """[n, dim], [B] -> [B, dim]."""
+        ctx.save_for_backward(ids)
+        ctx.rows = len(table)
+        return table.index_select(0, ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        return _sums(ids, torch.ones_like(ids), gradients[0], ctx.rows), None
+
+
 class _Mean(torch.autograd.Function):
     """F.embedding_bag, mode mean, whose own dense backward pass sorts the ids: several times as slow for narrow rows."""
 
@@ -57,8 +75,27 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, lengths = ctx.saved_tensors
-        each = (gradients[0] / lengths.clamp(min=1)[:, None]).repeat_interleave(lengths, dim=0)
-        return each.new_zeros(ctx.rows, each.shape[1]).index_add_(0, values, each), None, None
+        return _sums(values, lengths, gradients[0] / lengths.clamp(min=1)[:, None], ctx.rows), None, None
+
+
+_MANY = 4096  # ids from which SciPy's loop is faster than its setting up
+
+
+def _sums(values: Tensor, lengths: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Per id the sum of the rows of the bags that hold it, [n, dim]: the gradient of a table.
+
+    Args:
+        values: ids of all bags, one bag after the other, int64 [total].
+        lengths: values of each bag, int64 [B].
+        rows: of each bag, [B, dim].
+        n: ids are below this.
+    """
+    if rows.device.type == "cpu" and len(values) >= _MANY:
+        ends = F.pad(lengths.cumsum(0), (1, 0))
+        bags = csr_matrix((np.ones(len(values), np.float32), values.numpy(), ends.numpy()), (len(lengths), n))
+        return torch.from_numpy(bags.T @ rows.numpy())
+    each = rows.repeat_interleave(lengths, dim=0)
+    return each.new_zeros(n, each.shape[1]).index_add_(0, values, each)
 
 
 class MeanEncoder(nn.Module):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,7 +21,7 @@ _MEASURES = ("hr", "recall", "ndcg", "coverage", "popularity")
 def render(facts: Mapping[str, Any]) -> str:
     """The report of the facts that `collect` gathers; all text is escaped. Equal facts give equal bytes."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=PackageLoader("recall_lib.report", ""),  # which also finds it in a zip, as spark-submit ships it
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

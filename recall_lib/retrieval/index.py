@@ -28,8 +28,11 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Packed = npt.NDArray[np.uint64]  # see _pack
 
+# FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
+faiss.cvar.distance_compute_blas_threshold = 20
+EXACT = "Flat"  # a FAISS index_factory string
 _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
-_CHUNK = 1 << 18  # rows times candidates of one search: bounds memory (64 float64 dims: 128 MiB)
+_CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
 _DENSE = 1 << 23  # scores held at once when all items are ranked
 _LAST = np.uint64(2**64 - 1)  # sorts after every packed score
 _RANK = np.uint64(2**32 - 1)  # the part of a packed score that is the id's rank
@@ -52,7 +55,7 @@ class ItemIndex:
     id_rank: Ints
 
     @classmethod
-    def build(cls, vectors: Floats, item_ids: pa.Array, factory: str = "Flat", nprobe: int | None = None) -> ItemIndex:
+    def build(cls, vectors: Floats, item_ids: pa.Array, factory: str = EXACT, nprobe: int | None = None) -> ItemIndex:
         """Index the vectors of items 2 and up.
 
         Args:
@@ -123,7 +126,7 @@ class ItemIndex:
             seen: item indexes (2 and up) to leave out, ascending in each row.
 
         Returns:
-            Item indexes int64 [B, n], padded with 0, and their scores float32 [B, n], the exact inner products rounded once.
+            Item indexes int64 [B, n], padded with 0, and their scores float32 [B, n].
 
         Raises:
             DataRefused: a user vector is not finite.
@@ -192,8 +195,13 @@ class ItemIndex:
 
     def scores(self, users: Floats, items: Ints) -> Floats:
         """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""
-        # einsum adds up every pair in the same order; float64 keeps that order from showing after the rounding.
-        return np.einsum("bkd,bd->bk", self.vectors[items].astype(np.float64), users.astype(np.float64)).astype(np.float32)
+        found = np.empty(items.shape, np.float32)
+        users, vectors = (np.ascontiguousarray(one, np.float32) for one in (users, self.vectors))
+        items = np.ascontiguousarray(items, np.int64)
+        swig: Any = faiss  # this function has no Python face of its own
+        pointers = [swig.swig_ptr(array) for array in (found, users, vectors, items)]
+        swig.fvec_inner_products_by_idx(*pointers, users.shape[1], *items.shape)
+        return found
 
     def _slack(self, users: Floats) -> npt.NDArray[np.float64]:
         """How far a float32 inner product may lie from the exact one, whatever the order of its d sums, [B]."""
@@ -209,8 +217,7 @@ class ItemIndex:
         else:
             found, place = faiss.knn(users, self.vectors[FIRST_INDEX:], k, metric=faiss.METRIC_INNER_PRODUCT)
         items = place + FIRST_INDEX
-        scores = np.concatenate([self.scores(users[i : i + 64], items[i : i + 64]) for i in range(0, len(users), 64)])
-        packed = _pack(scores, self.id_rank[items])
+        packed = _pack(self.scores(users, items), self.id_rank[items])
         packed[(place < 0) | contains(seen, items, len(self.vectors))] = _LAST
         packed.sort(axis=1)
         best = np.full((len(users), n), _LAST)

@@ -132,7 +132,7 @@ def read_runs(
         yield Runs(columns, features, samples), columns.get("seen")
 
 
-def prefetched(items: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
+def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items, made in another thread and up to `depth` of them ahead."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stopped = threading.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from recall_lib.model import checkpoint
 from recall_lib.model.batch import Batch
 from recall_lib.model.losses import Loss
 from recall_lib.model.towers import YouTubeDNN
+from recall_lib.runs import Windows
 from recall_lib.training import loader, shards
 from recall_lib.training.journal import Journal
 from recall_lib.training.ranking import K, evaluate, mean_user
@@ -32,6 +33,7 @@ from recall_lib.training.spec import TrainSpec
 
 METRIC = f"ndcg@{K}"
 _RECORDS = 200  # of the loss, in a whole run
+_AHEAD, _LEAST_AHEAD = 1 << 16, 4  # targets, and batches, that are read ahead: so much that the start of an epoch is not felt
 
 
 def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     run = Run(spec, ranks, folder)
-    with _matrix_products(spec.training):
+    with _matrix_products(spec.training), closing(run.stream):
         while not run.finished:
             run.train_epoch()
             run.validate()
@@ -121,6 +123,8 @@ class Run:
         if self.settings.resume and spec.checkpoint:
             self._load()
         self.journal = Journal(folder, self.total_steps, self.at.records) if ranks.rank == 0 else None
+        windows = _windows(spec, self.urls, self.sizes[ranks.rank], ranks.rank, range(self.at.epoch, self.settings.epochs))
+        self.stream = loader.prefetched(windows, max(_AHEAD // self.settings.batch_size, _LEAST_AHEAD))
 
     @property
     def finished(self) -> bool:
@@ -131,28 +135,17 @@ class Run:
 
     def train_epoch(self) -> None:
         """One pass over this rank's files, or less where max_steps ends it."""
-        rank, spec = self.ranks.rank, self.spec
-        stream = loader.batches(
-            self.urls,
-            self.sizes[rank],
-            spec.features,
-            spec.samples,
-            unit=self.settings.unit,
-            row_groups=self.settings.shuffle_row_groups,
-            seed=(spec.seed, rank, self.at.epoch),
-        )
         every = max(1, self.total_steps // _RECORDS)
         losses, targets, started = torch.zeros((), device=self.device), 0, time.monotonic()
         self.model.train()
-        with closing(loader.prefetched(stream)) as ready:
-            for sizes, windows in zip(self.sizes.T, ready, strict=False):
-                losses += self._step(Batch.of(windows, self.device), sizes) * int(sizes.sum())
-                targets += int(sizes.sum())
-                if self.at.step % every == 0 or self.at.step == self.total_steps:
-                    self._report(losses / targets, targets / (time.monotonic() - started))
-                    losses, targets, started = torch.zeros_like(losses), 0, time.monotonic()
-                if self.at.step == self.total_steps:
-                    break
+        for sizes, windows in zip(self.sizes.T, self.stream, strict=False):
+            losses += self._step(Batch.of(windows, self.device), sizes) * int(sizes.sum())
+            targets += int(sizes.sum())
+            if self.at.step % every == 0 or self.at.step == self.total_steps:
+                self._report(losses / targets, targets / (time.monotonic() - started))
+                losses, targets, started = torch.zeros_like(losses), 0, time.monotonic()
+            if self.at.step == self.total_steps:
+                break
         self.at.epoch += 1
 
     def _step(self, batch: Batch, sizes: npt.NDArray[np.int64]) -> Tensor:
@@ -163,7 +156,7 @@ class Run:
         # Every (seed, rank, step) has draws of its own, so that a resumed run draws what the first one would have.
         words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.at.step)).generate_state(1, np.uint64)
         self.generator.manual_seed(int(words[0] >> np.uint64(1)))
-        torch.manual_seed(self.generator.initial_seed())  # of dropout
+        self._seed_dropout(self.generator.initial_seed())
         share = len(batch) * self.ranks.size / int(sizes.sum())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(self.model, batch, self.generator) * share
@@ -177,6 +170,12 @@ class Run:
             optimizer.step()
         self.at.step += 1
         return loss.detach()
+
+    def _seed_dropout(self, seed: int) -> None:
+        # Not torch.manual_seed: where there is no GPU it notes down every call, for the time when there is one.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _report(self, loss: Tensor, targets_per_second: float) -> None:
         mean = self.ranks.sum([float(loss)])[0] / self.ranks.size
@@ -267,6 +266,16 @@ class Run:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.at = Progress(**facts)
+
+
+def _windows(
+    spec: TrainSpec, urls: Sequence[str], sizes: npt.NDArray[np.int64], rank: int, epochs: Iterable[int]
+) -> Iterator[Windows]:
+    """A rank's batches of several epochs, so that the next one is read while the last one is trained on."""
+    settings = spec.training
+    for epoch in epochs:
+        seed, mixed = (spec.seed, rank, epoch), settings.shuffle_row_groups
+        yield from loader.batches(urls, sizes, spec.features, spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
 
 
 def _model(spec: TrainSpec) -> YouTubeDNN:

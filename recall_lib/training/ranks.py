@@ -6,6 +6,7 @@ Spark executors needs a private network. No elastic mode and no `horovod.run(fun
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,4 +120,6 @@ def run_in_executors(function: Callable[..., Any], arguments: tuple[Any, ...], r
     """Call a function on every rank, inside executors of the running Spark session; gives their results by rank."""
     import horovod.spark
 
-    return horovod.spark.run(function, args=arguments, num_proc=ranks, env=dict(_ENVIRONMENT), verbose=0)
+    # The executors' Python, as Spark was told of it: Horovod would look there for the driver's, which may be another's path.
+    python = os.environ["PYSPARK_PYTHON"]
+    return horovod.spark.run(function, args=arguments, num_proc=ranks, env=dict(_ENVIRONMENT), verbose=0, executable=python)

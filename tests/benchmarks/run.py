@@ -19,7 +19,7 @@ import psutil
 from recall_lib.session import find_java, java_version
 from tests.benchmarks.common import CORES, FOLDER, GIB, Row
 
-MODULES = ("samples", "scale", "train")
+MODULES = ("samples", "scale", "topn", "train")
 
 
 def main() -> None:

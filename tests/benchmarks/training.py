@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def new_run(ranks: Ranks, spec: dict[str, Any], epochs: int) -> Iterator[Run]:
     found = found.model_copy(update={"training": found.training.model_copy(update={"epochs": epochs})})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(found, ranks, Path(folder))
-        yield run
+        with closing(run.stream):
+            yield run
         run.close()
 
 

@@ -15,14 +15,19 @@ from recall_lib.runs import Ragged
 def make(n=60, dim=4, seed=0, coarse=False, factory="Flat", nprobe=None):
     """n items (beside the two reserved rows) with ids whose byte order is not the index order; coarse: many exact ties."""
     rng = np.random.default_rng(seed)
-    vectors = rng.integers(-1, 2, (n + 2, dim)) if coarse else rng.normal(size=(n + 2, dim))
+    vectors = _draw(rng, n + 2, dim, coarse)
     ids = [None, None, *(f"{name}" for name in rng.permutation(n))]
-    return ItemIndex.build(vectors.astype(np.float32), pa.array(ids, pa.string()), factory, nprobe)
+    return ItemIndex.build(vectors, pa.array(ids, pa.string()), factory, nprobe)
 
 
 def make_users(rows, dim=4, seed=1, coarse=False):
-    rng = np.random.default_rng(seed)
-    return (rng.integers(-1, 2, (rows, dim)) if coarse else rng.normal(size=(rows, dim))).astype(np.float32)
+    return _draw(np.random.default_rng(seed), rows, dim, coarse)
+
+
+def _draw(rng, rows, dim, coarse):
+    """Numbers whose products and sums are exact in float32, whatever their order."""
+    vectors = rng.integers(-1, 2, (rows, dim)) if coarse else np.round(rng.normal(size=(rows, dim)) * 256) / 256
+    return vectors.astype(np.float32)
 
 
 def seen_lists(lists):

