@@ -1,4 +1,4 @@
-"""Events -> popular/dt: the items with the most clicks before dt, over all the log and over the recent past."""
+"""Events -> popular/dt: the items by their clicks before dt, over all the log and over the recent past."""
 
 import sys
 
@@ -10,14 +10,14 @@ from recall_lib.transforms.vocab import known_items
 
 
 def run(ctx: Context) -> None:
-    """Publish popular/dt: `top_n.n` items a window."""
+    """Publish popular/dt: every item of the vocabulary that was clicked, hottest first."""
     config = ctx.config
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     items = known_items(vocab)
     recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input.ordering, config.evaluation.recent_hours)
-    hottest = transform.hottest(transform.count_items(events, items), transform.ALL, config.top_n.n)
-    lately = transform.hottest(transform.count_items(recent, items), transform.RECENT, config.top_n.n)
+    hottest = transform.hottest(transform.count_items(events, items), transform.ALL)
+    lately = transform.hottest(transform.count_items(recent, items), transform.RECENT)
     table = hottest.unionByName(lately).coalesce(1).sortWithinPartitions("window", "rank")
     manifest = ctx.tables.publish(table, schemas.POPULAR, "popular", ctx.dt, inputs=inputs)
     ctx.say(f"{manifest['rows']} rows in two windows")

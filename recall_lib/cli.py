@@ -13,6 +13,7 @@ JOBS = (
     "pipeline",
 )  # fmt: skip
 TOOLS = {
+    "query": "recall_lib.query",
     "dump": "recall_lib.dump",
     "demo": "recall_lib.demo",
     "simulate": "recall_lib.simulator_in_spark",

@@ -250,6 +250,10 @@ class TopN(Section):
     n: int = Field(200, ge=1)
     filter_seen: bool = True
     user_id_only: bool = False  # also write top_n_user_id: every other input neutral (P's infer_user)
+    # Tables of items below input.path, read as input.items is; their ids stand in the column input.item_columns.item_id.
+    # They are read anew each time that lists are made; metrics rank the whole catalogue all the same.
+    allow: str | None = None  # nothing else is recommended; null: every item of the vocabulary may be
+    deny: str | None = None  # never recommended, e.g. expired or banned, whatever `allow` says
 
 
 class Evaluation(Section):

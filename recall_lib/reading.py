@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
+from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.io import raw
+from recall_lib.io.tables import EMPTY_DIGEST, content_digests
 from recall_lib.job import Context
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
 from recall_lib.transforms.grouping import partitions_for
 from recall_lib.transforms.holdout import TEST, click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
-from recall_lib.transforms.vocab import encode
+from recall_lib.transforms.vocab import encode, known_items
 
 
 def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
@@ -28,16 +32,44 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     if config.input.users:
-        table = raw.read_rows(ctx.spark, config.input, config.input.users)
-        require_columns(table, [config.input.columns.user_id], "input.users")
-        wanted = table.select(F.col(f"`{config.input.columns.user_id}`").cast("string").alias("user_id")).distinct()
-        wanted = wanted.where("user_id NOT IN ('', 'NULL')")
+        wanted = _read_ids(ctx, config.input.users, config.input.columns.user_id, "input.users").toDF("user_id")
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
         events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab, config.features)
     clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, _partitions(ctx), config.features, config.samples), inputs
+
+
+def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
+    """The different ids in a column of a raw table, which `setting` names."""
+    table = raw.read_rows(ctx.spark, ctx.config.input, path)
+    require_columns(table, [column], setting)
+    ids = table.select(F.col(f"`{column}`").cast("string").alias("id")).distinct()
+    return ids.where("id NOT IN ('', 'NULL')")
+
+
+def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
+    """Which item indexes may be recommended (top_n.allow less top_n.deny), bool [n], and the lists' digests.
+
+    Raises:
+        DataRefused: a list lacks the column of the ids, or the lists leave no item.
+    """
+    config, (vocab, _) = ctx.config, ctx.vocab()
+    items, inputs = known_items(vocab), {}
+    for name, path, join in (("allow", config.top_n.allow, "left_semi"), ("deny", config.top_n.deny, "left_anti")):
+        if path:
+            ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
+            inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
+            items = items.join(ids, "item_id", join)
+    allowed = np.zeros(ctx.tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], bool)
+    allowed[items.select("item_index").toPandas()["item_index"]] = True
+    if inputs and not allowed.any():
+        raise DataRefused(
+            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of vocab/dt={ctx.dt}: check the "
+            f"ids in column {config.input.item_columns.item_id} of these tables"
+        )
+    return allowed, inputs
 
 
 def _partitions(ctx: Context) -> int:

@@ -52,16 +52,22 @@ class Shipped:
         return Path(self.name)
 
 
-def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
-    """A published folder of artefacts, for the executors and, by `folder()`, for this process."""
+def fetch_published(tables: Tables, dataset: str, dt: str) -> Shipped:
+    """A published folder of artefacts, for this process: where it lies, or as a copy of what lies elsewhere."""
     folder, digest = tables.folder(dataset, dt), tables.manifest(dataset, dt)["digest"]
-    assert tables.spark is not None
     if tables.scheme != "file":
         local = _area() / f"{dataset}-{digest}"
         if not local.exists():
             tables.fs.get(f"{folder}/", f"{local}/", recursive=True)
         folder = str(local)
-    return ship_folder(tables.spark, Path(folder), digest)
+    return Shipped(folder, digest)
+
+
+def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
+    """A published folder of artefacts, for the executors and, by `folder()`, for this process."""
+    assert tables.spark is not None
+    here = fetch_published(tables, dataset, dt)
+    return ship_folder(tables.spark, Path(here.name), here.digest)
 
 
 def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:

@@ -4,23 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recall_lib.ids import PADDING, UNKNOWN
-from recall_lib.inference.shipping import Shipped, load_index, load_model
+from recall_lib.ids import FIRST_INDEX, PADDING, UNKNOWN
+from recall_lib.inference.shipping import Shipped, load_index, load_model, task_cpus
 from recall_lib.inference.vectors import blocks, infer, read_windows, user_id_alone
 from recall_lib.runs import Ragged
 
+if TYPE_CHECKING:
+    from recall_lib.retrieval.baselines import MostClicked
+    from recall_lib.retrieval.index import ItemIndex
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+MODEL, POPULAR = "model", "popular"  # where a list comes from
+
 
 @dataclass(frozen=True)
-class Popular:
-    """The hottest items, best first: what users get of whom the model knows nothing."""
+class Recommendable:
+    """The items that users may get, in a numbering of their own.
 
-    items: npt.NDArray[np.int64]  # item indexes, at most n
-    counts: npt.NDArray[np.int64]  # clicks
+    Attributes:
+        items: these items.
+        popular: what users get of whom the model knows nothing.
+        clicks: of each item, int64 [items.n].
+        place: number here of each item of the vocabulary, int64 [n]; 0 for one that nobody gets.
+    """
+
+    items: ItemIndex
+    popular: MostClicked
+    clicks: Ints
+    place: Ints
+
+    def of_seen(self, seen: Ragged) -> Ragged:
+        """Lists of items of the vocabulary (ascending) as lists of those that are here."""
+        items = self.place[seen.values]
+        here = items != PADDING
+        return Ragged(items[here], np.append(0, np.cumsum(here))[seen.offsets])
+
+
+def save_recommendable(folder: Path, allowed: Bools, clicks: Ints) -> None:
+    """Write which items may be recommended, bool [n] by item index, and their clicks, int64 [n], for the executors."""
+    np.save(folder / "allowed.npy", allowed)
+    np.save(folder / "clicks.npy", clicks)
+
+
+@lru_cache(maxsize=1)
+def load_recommendable(index: Shipped, recommendable: Shipped) -> Recommendable:
+    """The allowed part of an item index, once a Python worker; `recommendable`: what `save_recommendable` wrote."""
+    from recall_lib.retrieval.baselines import MostClicked
+    from recall_lib.retrieval.index import ItemIndex
+
+    allowed, clicks = (np.load(recommendable.folder() / f"{name}.npy") for name in ("allowed", "clicks"))
+    # Of a part the worker does not keep the whole.
+    whole = allowed[FIRST_INDEX:].all()
+    items = load_index(index) if whole else ItemIndex.load(index.folder(), task_cpus()).only(allowed)
+    clicks = np.append(np.zeros(FIRST_INDEX, np.int64), clicks[allowed])
+    place = np.where(allowed, np.cumsum(allowed) + FIRST_INDEX - 1, PADDING)
+    return Recommendable(items, MostClicked(clicks, items.id_rank), clicks, place)
 
 
 def top_n(
@@ -28,47 +75,51 @@ def top_n(
     *,
     model: Shipped,
     index: Shipped,
-    popular: Popular,
+    recommendable: Shipped,
     n: int,
     filter_seen: bool,
     user_id_only: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Rows of runs (one target a row, with `seen`) -> rows of schemas.TOP_N, one a user, in the rows' order.
 
+    Users without history or, with `user_id_only`, of an id that the model does not know get the most clicked items.
+
     Args:
         batches: users' histories.
         model: the towers.
         index: items to search.
-        popular: the list of users without history or, with `user_id_only`, of users whose id the model does not know.
-        n: items a user; fewer where the catalogue ends.
+        recommendable: which of them may be recommended, and their clicks.
+        n: items a user; fewer where these items end.
         filter_seen: leave out what the user has clicked.
         user_id_only: look at nothing but the user id.
     """
     towers, meta = load_model(model)
-    items = load_index(index)
+    ours = load_recommendable(index, recommendable)
     for rows in blocks(batches, meta["samples"]["window_size"]):
         windows = read_windows(rows, meta)
-        seen = Ragged.from_arrow(rows.column("seen")) if filter_seen else None
         if user_id_only:
             windows, known = user_id_alone(windows), windows.user["user_id"] != UNKNOWN
         else:
             known = windows.history.lengths > 0
-        found, scores = items.search(infer(towers, windows), n, seen)
-        found[~known], scores[~known] = PADDING, 0
-        for row in np.flatnonzero(~known):
-            # Only an id that is unknown (user_id_only) can have seen anything here; its list may then end early.
-            left = np.ones(len(popular.items), bool)
-            if seen:
-                left = ~np.isin(popular.items, seen.values[seen.offsets[row] : seen.offsets[row + 1]])
-            found[row, : left.sum()], scores[row, : left.sum()] = popular.items[left], popular.counts[left]
+        seen = Ragged.of(np.zeros(0, np.int64), np.zeros(rows.num_rows, np.int64))
+        if filter_seen:
+            seen = ours.of_seen(Ragged.from_arrow(rows.column("seen")))
+        found, scores = np.zeros((rows.num_rows, n), np.int64), np.zeros((rows.num_rows, n), np.float32)
+        found[known], scores[known] = ours.items.search(infer(towers, windows)[known], n, _rows(seen, known))
+        found[~known] = ours.popular.search(n, _rows(seen, ~known))
+        scores[~known] = ours.clicks[found[~known]]
         yield pa.RecordBatch.from_pydict(
             {
                 "user_id": rows.column("user_id"),
-                "items": scored_items(found, scores, items.item_ids),
-                "source": pa.array(np.where(known, "model", "popular")),
+                "items": scored_items(found, scores, ours.items.item_ids),
+                "source": pa.array(np.where(known, MODEL, POPULAR)),
                 "model_version": pa.array([meta["version"]] * rows.num_rows),
             }
         )
+
+
+def _rows(lists: Ragged, chosen: Bools) -> Ragged:
+    return lists.slices(lists.offsets[:-1][chosen], lists.offsets[1:][chosen])
 
 
 def scored_items(found: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], item_ids: pa.Array) -> pa.Array:

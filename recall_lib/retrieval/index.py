@@ -8,7 +8,7 @@ in. So the same user gets the same list in any batch, partition and run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,25 @@ class ItemIndex:
     def exact(self) -> ItemIndex:
         """The same items behind an index that misses none."""
         return self if isinstance(self.index, faiss.IndexFlat) else ItemIndex.build(self.vectors, self.item_ids)
+
+    def only(self, allowed: npt.NDArray[np.bool_]) -> ItemIndex:
+        """Some of the items, numbered anew from 2 in the same order, behind an index of the same kind and settings.
+
+        Args:
+            allowed: of each item index, [n]; 0 and 1 stay what they are.
+        """
+        kept = np.flatnonzero(allowed[FIRST_INDEX:]) + FIRST_INDEX
+        rows = np.concatenate([np.arange(FIRST_INDEX), kept])
+        vectors = np.ascontiguousarray(self.vectors[rows])
+        if isinstance(self.index, faiss.IndexFlat):
+            index: Any = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
+        else:
+            index = faiss.clone_index(self.index)  # what training found, and nprobe and the like, stay
+            index.reset()
+        index.add(vectors[FIRST_INDEX:])
+        id_rank = np.zeros(len(rows), np.int64)
+        id_rank[np.argsort(self.id_rank[kept]) + FIRST_INDEX] = np.arange(len(kept))
+        return replace(self, index=index, vectors=vectors, item_ids=self.item_ids.take(pa.array(rows)), id_rank=id_rank)
 
     def scores(self, users: Floats, items: Ints) -> Floats:
         """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""

@@ -31,9 +31,7 @@ def count_items(clicks: DataFrame, items: DataFrame) -> DataFrame:
     return counts.join(items, "item_id").select("item_index", "item_id", "count")
 
 
-def hottest(counts: DataFrame, window: str, n: int) -> DataFrame:
-    """schemas.POPULAR: the n items of the largest counts, ties by item id bytes."""
-    order = [F.col("count").desc(), F.col("item_id")]
-    rank = F.row_number().over(Window.partitionBy("window").orderBy(*order))
-    best = counts.orderBy(*order).limit(n).withColumn("window", F.lit(window))  # n rows reach one partition, no more
-    return best.withColumn("rank", rank).select("window", "rank", "item_id", "count")
+def hottest(counts: DataFrame, window: str) -> DataFrame:
+    """schemas.POPULAR: the items by falling count, ties by item id bytes. One task sorts them: a row an item, no more."""
+    rank = F.row_number().over(Window.partitionBy("window").orderBy(F.col("count").desc(), "item_id"))
+    return counts.withColumn("window", F.lit(window)).select("window", rank.alias("rank"), "item_id", "count")

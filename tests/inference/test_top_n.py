@@ -4,19 +4,26 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from jobs.top_n import read_popular
 from recall_lib import schemas
+from recall_lib.config import TopN
 from recall_lib.errors import DataRefused
+from recall_lib.ids import UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_model, ship_published
-from recall_lib.inference.top_n import Popular, top_n
+from recall_lib.inference.top_n import save_recommendable, top_n
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
-from recall_lib.reading import read_histories
+from recall_lib.reading import read_allowed_items, read_histories
+from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.transforms.vocab import known_items
 from tests.inference.conftest import DT, make_log, publish_untrained, run_job
 
 
@@ -37,8 +44,8 @@ def collect(ctx, dataset, schema, **keys):
     return ctx.tables.read(dataset, DT, schema, **keys).collect()
 
 
-def test_top_n_against_the_definition(prepared):
-    ctx = prepared()
+def assert_lists(ctx, allowed):
+    """top_n/dt is the definition: of the allowed items the seven best that the user has not clicked."""
     rows = {row["user_id"]: row for row in collect(ctx, "top_n", schemas.TOP_N)}
     users, kept = clicks_by_user(), vocabulary()
     assert rows.keys() == users.keys()
@@ -54,12 +61,83 @@ def test_top_n_against_the_definition(prepared):
             source = "model"
         else:
             scores, source = kept, "popular"
-        best = sorted((item for item in kept if item not in own), key=lambda item: (-scores[item], item.encode()))[:7]
+        best = sorted((item for item in allowed if item not in own), key=lambda item: (-scores[item], item.encode()))[:7]
         assert [item["item_id"] for item in rows[user]["items"]] == best
         np.testing.assert_allclose([item["score"] for item in rows[user]["items"]], [scores[item] for item in best], rtol=1e-5)
         assert (rows[user]["source"], rows[user]["model_version"]) == (source, version)
     assert rows["lonely"]["source"] == "popular"
-    assert len(rows["heavy"]["items"]) == 2
+    return {user: [item["item_id"] for item in row["items"]] for user, row in rows.items()}
+
+
+def test_top_n_against_the_definition(prepared):
+    ctx = prepared()
+    assert len(assert_lists(ctx, vocabulary())["heavy"]) == 2
+
+
+def write_list(ctx, name, items):
+    (Path(ctx.config.input.path) / name).write_text("\n".join(["article_id,why", *(f"{item},x" for item in items)]) + "\n")
+
+
+def by_clicks(items):
+    counts = vocabulary()
+    return sorted(items, key=lambda item: (-counts[item], item.encode()))
+
+
+def test_a_ban_and_an_allow_list_hold_for_every_user(prepared):
+    """Without a new index; who has seen much of what is left, and who gets the popular list, still get seven."""
+    ctx = prepared(top_n={"allow": "allow.csv", "deny": "deny.csv"})
+    hottest = by_clicks(vocabulary())
+    denied, allow = hottest[:6], hottest[3:28]
+    write_list(ctx, "deny.csv", [*denied, "never heard of"])
+    write_list(ctx, "allow.csv", [*allow, *allow, "odd", ""])
+    run_job(ctx, "top_n")
+    lists = assert_lists(ctx, set(allow) - set(denied))
+    assert lists["lonely"] == hottest[6:13]
+    clicked = {user: len(set(own) & set(allow) - set(denied)) for user, own in clicks_by_user().items()}
+    assert max(seen for user, seen in clicked.items() if len(lists[user]) == 7) > 12
+    made_from = ctx.tables.manifest("top_n", DT)["inputs"]
+    assert {"top_n.allow", "top_n.deny"} < made_from.keys()
+
+
+def test_what_the_lists_leave(prepared):
+    ctx = prepared()
+
+    def allowed_by(ids=(), **lists):
+        write_list(ctx, "some.csv", ids)
+        config = ctx.config.model_copy(update={"top_n": TopN(**lists)})
+        allowed, inputs = read_allowed_items(replace(ctx, config=config))
+        return {names[item] for item in np.flatnonzero(allowed)}, inputs
+
+    kept, some = vocabulary().keys(), ["i3", "i4", "odd"]
+    names = {row["item_index"]: row["item_id"] for row in known_items(ctx.vocab()[0]).collect()}
+    assert allowed_by() == (kept, {})
+    assert allowed_by(some, allow="some.csv")[0] == {"i3", "i4"}
+    found, digest = allowed_by(some, deny="some.csv")
+    assert found == kept - {"i3", "i4"}
+    assert allowed_by([*some[::-1], "i3"], deny="some.csv")[1] == digest
+    assert allowed_by([], deny="some.csv") != (kept, digest)
+    with pytest.raises(DataRefused, match="leave none of the 30 items of vocab/dt=2024-03-05: check the ids in column article"):
+        allowed_by(["odd"], allow="some.csv")
+
+
+def test_an_unknown_id_with_a_long_history_still_gets_a_whole_list(prepared, tmp_path):
+    """With user_id_only the popular list goes as deep as what its user has seen asks for."""
+    ctx = prepared()
+    pandas = read_histories(ctx)[0].toPandas()
+    pandas["user_id_index"] = [[UNKNOWN]] * len(pandas)
+    clicks, allowed = read_popular(ctx, 32)[0], np.arange(32) > 4
+    save_recommendable(tmp_path, allowed, clicks)
+    search = {"model": ship_published(ctx.tables, "models", DT), "index": ship_published(ctx.tables, "index", DT)}
+    batch = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
+    recommendable = Shipped(str(tmp_path), "these")
+    found = top_n([batch], **search, recommendable=recommendable, n=7, filter_seen=True, user_id_only=True)
+    names = {row["item_index"]: row["item_id"] for row in known_items(ctx.vocab()[0]).collect()}
+    rest = {names[item] for item in np.flatnonzero(allowed)}
+    for row in pa.Table.from_batches(found).to_pylist():
+        expected = by_clicks(rest - set(clicks_by_user()[row["user_id"]]))[:7]
+        assert [item["item_id"] for item in row["items"]] == expected
+        assert [item["score"] for item in row["items"]] == [vocabulary()[item] for item in expected]
+        assert row["source"] == "popular"
 
 
 def test_user_vectors_see_the_last_window(prepared):
@@ -136,27 +214,19 @@ def test_fingerprints_that_differ_are_refused_before_anything_is_written(prepare
         with pytest.raises(DataRefused, match="models/dt=2024-03-05 was trained on another vocabulary"):
             run_job(ctx, job)
     assert ctx.tables.manifest("top_n", DT) == before
-    more = ctx.config.model_copy(update={"top_n": ctx.config.top_n.model_copy(update={"n": 20})})
-    publish_untrained(ctx)
-    run_job(ctx, "vectors")
-    run_job(ctx, "index")
-    with pytest.raises(DataRefused, match="popular/dt=2024-03-05 does not fit"):
-        run_job(replace(ctx, config=more), "top_n")
+    with pytest.raises(DataRefused, match="popular/dt=2024-03-05 was made with another vocabulary: run `recall popular"):
+        read_popular(ctx, 33)
 
 
-def test_plain_iterators_of_batches(prepared):
+def test_plain_iterators_of_batches(prepared, tmp_path):
     """The executor functions need no Spark: lists in, lists out, however they are cut."""
     ctx = prepared()
     pandas = read_histories(ctx)[0].toPandas()
     whole = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
     model, index = ship_published(ctx.tables, "models", DT), ship_published(ctx.tables, "index", DT)
-    search = {
-        "model": model,
-        "index": index,
-        "popular": Popular(np.array([2, 3]), np.array([9, 8])),
-        "n": 5,
-        "filter_seen": True,
-    }
+    save_recommendable(tmp_path, np.arange(32) > 1, np.arange(32))
+    recommendable = Shipped(str(tmp_path), "all")
+    search = {"model": model, "index": index, "recommendable": recommendable, "n": 5, "filter_seen": True}
     expected = pa.Table.from_batches(top_n([whole], **search)).to_pylist()
     cut = [whole.slice(start, 4) for start in range(0, whole.num_rows, 4)]
     assert pa.Table.from_batches(top_n(iter(cut), **search)).to_pylist() == expected
@@ -185,3 +255,21 @@ def test_the_index_for_online_search(prepared):
     np.testing.assert_allclose(np.linalg.norm(lsh, axis=1), np.linalg.norm(lsh, axis=1)[0], rtol=1e-5)
     assert index.item_ids.to_pylist()[:2] == [None, None]
     assert set(index.item_ids.to_pylist()[2:]) == vocabulary().keys()
+
+
+def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
+    """Index file, ids and user vectors suffice; the SIMPLE-LSH file gives the same order by cosine."""
+    ctx = prepared()
+    folder = Path(ctx.tables.folder("index", DT))
+    index, lsh = faiss.read_index(str(folder / "items.faiss")), np.load(folder / "item_vectors_simple_lsh.npy")[2:]
+    ids = pq.read_table(folder / "item_ids.parquet").to_pandas().set_index("item_index")["item_id"]
+    published = {row["user_id"]: [item for item, _ in row["items"]] for row in collect(ctx, "top_n", schemas.TOP_N)}
+    clicked = clicks_by_user()
+    for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user"):
+        if row["user_id"] == "lonely":
+            continue
+        user = np.array([row["vector"]], np.float32)
+        cosine = lsh @ simple_lsh.users(user)[0] / np.linalg.norm(lsh, axis=1)
+        for places in (index.search(user, index.ntotal)[1][0], np.argsort(-cosine)):
+            unseen = [ids[place + 2] for place in places if ids[place + 2] not in clicked[row["user_id"]]]
+            assert unseen[:7] == published[row["user_id"]]

@@ -1,5 +1,6 @@
 """Search and ranks against plain loops; the same result in any batching."""
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -106,6 +107,48 @@ def test_an_approximate_index_with_all_lists_visited_is_exact():
     flat, ivf = make(800), make(800, factory="IVF8,Flat", nprobe=8)
     for one, other in zip(flat.search(users, 40), ivf.search(users, 40), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.booleans(), st.integers(0, 40), st.integers(0, 1000))
+def test_only_the_allowed_items(data, coarse, items, seed):
+    index, users = make(items, seed=seed, coarse=coarse), make_users(2, seed=seed + 1, coarse=coarse)
+    allowed = np.array([False, False, *data.draw(st.lists(st.booleans(), min_size=items, max_size=items))])
+    part = index.only(allowed)
+    assert part.item_ids.to_pylist() == [None, None, *(index.item_ids[i].as_py() for i in np.flatnonzero(allowed))]
+    found, scores = part.search(users, 10)
+    ranked = part.rank(users, found[:, min(2, allowed.sum() - 1)]) if allowed.any() else []
+    for row, user in enumerate(users):
+        expected = oracle(index, user, set(np.flatnonzero(~allowed)))[:10]
+        names = [index.item_ids[item].as_py() for item, _ in expected]
+        assert [part.item_ids[item].as_py() for item in found[row].tolist()] == names + [None] * (10 - len(names))
+        np.testing.assert_allclose(scores[row, : len(names)], [score for _, score in expected], rtol=1e-6)
+        if allowed.any():
+            assert ranked[row] == min(3, allowed.sum())
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,PQ2x4", "PCA3,IVF8,Flat", "HNSW8"])
+def test_a_part_of_an_approximate_index_is_searched_as_the_whole_is(factory):
+    nprobe = 3 if "IVF" in factory else None
+    index, users = make(2000, factory=factory, nprobe=nprobe), make_users(4)
+    allowed = np.arange(2002) % 3 > 0
+    part = index.only(allowed)
+    assert part.index.ntotal == allowed[2:].sum()
+    if nprobe:
+        whole, ivf = (faiss.extract_index_ivf(one.index) for one in (index, part))
+        assert ivf.nprobe == nprobe
+        centroids = [one.quantizer.reconstruct_n(0, one.nlist) for one in (whole, ivf)]
+        np.testing.assert_array_equal(*centroids)  # the lists that training found
+    lists = [set(), set(range(2, 1300)), set(), set()]
+    found, scores = part.search(users, 20, seen_lists(lists))
+    names = index.item_ids.to_pylist()
+    for row, user in enumerate(users):
+        own = [names.index(part.item_ids[item].as_py()) for item in found[row].tolist()]
+        assert len(set(own)) == 20
+        assert allowed[own].all()
+        assert not lists[row] & set(found[row].tolist())
+        np.testing.assert_allclose(scores[row], index.vectors[own].astype(float) @ user, rtol=1e-5)
+    assert index.index.ntotal == 2000
 
 
 def test_save_and_load(tmp_path):
