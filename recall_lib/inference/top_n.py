@@ -95,7 +95,7 @@ def top_n(
     """
     towers, meta = load_model(model)
     ours = load_recommendable(index, recommendable)
-    for rows in blocks(batches, meta["samples"]["window_size"]):
+    for rows in blocks(batches, meta["samples"]["window_size"], n):
         windows = read_windows(rows, meta)
         if user_id_only:
             windows, known = user_id_alone(windows), windows.user["user_id"] != UNKNOWN

@@ -15,8 +15,8 @@ from recall_lib.ids import UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.runs import Ragged, Runs, Windows
 
-# Rows and tokens inferred at once: bounds a worker's memory whatever Spark's batch size is.
-_ROWS, _TOKENS = 1024, 1 << 15
+# Rows, tokens and results that are at hand at once: bounds a worker's memory whatever Spark's batch size is.
+_ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,9 +44,9 @@ def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
         yield pa.RecordBatch.from_pydict(columns | {"vector": list_column(vectors)})
 
 
-def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1) -> Iterator[pa.RecordBatch]:
-    """The same rows, a bounded number at once. `tokens`: of a row, at most."""
-    size = max(1, min(_ROWS, _TOKENS // tokens))
+def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1) -> Iterator[pa.RecordBatch]:
+    """The same rows, a bounded number at once. `tokens`, `results`: of a row, at most."""
+    size = max(1, min(_ROWS, _TOKENS // tokens, _RESULTS // results))
     for batch in batches:
         for start in range(0, batch.num_rows, size):
             yield batch.slice(start, size)
