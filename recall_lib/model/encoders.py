@@ -59,7 +59,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (ids,) = ctx.saved_tensors
-        return _sums(ids, torch.ones_like(ids), gradients[0], ctx.rows), None
+        return _sums(ids, None, gradients[0], ctx.rows), None
 
 
 class _Mean(torch.autograd.Function):
@@ -81,20 +81,20 @@ class _Mean(torch.autograd.Function):
 _MANY = 4096  # ids from which SciPy's loop is faster than its setting up
 
 
-def _sums(values: Tensor, lengths: Tensor, rows: Tensor, n: int) -> Tensor:
+def _sums(values: Tensor, lengths: Tensor | None, rows: Tensor, n: int) -> Tensor:
     """Per id the sum of the rows of the bags that hold it, [n, dim]: the gradient of a table.
 
     Args:
         values: ids of all bags, one bag after the other, int64 [total].
-        lengths: values of each bag, int64 [B].
+        lengths: values of each bag, int64 [B]; null: one each.
         rows: of each bag, [B, dim].
         n: ids are below this.
     """
     if rows.device.type == "cpu" and len(values) >= _MANY:
-        ends = F.pad(lengths.cumsum(0), (1, 0))
-        bags = csr_matrix((np.ones(len(values), np.float32), values.numpy(), ends.numpy()), (len(lengths), n))
+        ends = np.arange(len(values) + 1) if lengths is None else F.pad(lengths.cumsum(0), (1, 0)).numpy()
+        bags = csr_matrix((np.ones(len(values), np.float32), values.numpy(), ends), (len(rows), n))
         return torch.from_numpy(bags.T @ rows.numpy())
-    each = rows.repeat_interleave(lengths, dim=0)
+    each = rows if lengths is None else rows.repeat_interleave(lengths, dim=0)
     return each.new_zeros(n, each.shape[1]).index_add_(0, values, each)
 
 
