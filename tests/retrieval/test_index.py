@@ -92,7 +92,7 @@ def test_all_items_alike_come_in_the_order_of_their_ids():
     assert not scores.any()
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "HNSW8", "PQ2x4"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "HNSW8", "PQ2x4", "IVF8,PQ4x4fs,Refine(SQ8)"])
 def test_heavy_users_still_get_n(factory):
     index, users = make(1500, factory=factory), make_users(3)
     lists = [set(range(2, 1302)), set(), set(range(2, 1497))]
@@ -127,7 +127,7 @@ def test_only_the_allowed_items(data, coarse, items, seed):
             assert ranked[row] == min(3, allowed.sum())
 
 
-@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,PQ2x4", "PCA3,IVF8,Flat", "HNSW8"])
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,PQ4x4fs,Refine(SQ8)", "PCA3,IVF8,Flat", "HNSW8"])
 def test_a_part_of_an_approximate_index_is_searched_as_the_whole_is(factory):
     nprobe = 3 if "IVF" in factory else None
     index, users = make(2000, factory=factory, nprobe=nprobe), make_users(4)
