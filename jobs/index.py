@@ -3,8 +3,9 @@
 Without `index.factory` the index is the fastest that keeps `index.recall_target` on a sample of the day's users; the
 manifest says which it is, the recall measured, and users/s of it and of the exact search.
 
-Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_index, item_id, id_rank), item_vectors.npy
-(row = item index) and item_vectors_simple_lsh.npy (the same for a search by cosine: SIMPLE-LSH, user side [u/|u| ; 0]).
+Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_index, item_id, id_rank), item_vectors.npy (row =
+item index), and for a search by cosine the same in both forms of SIMPLE-LSH, item_vectors_simple_lsh.npy (their own numbers)
+and item_vectors_simple_lsh_unit.npy (of norm 1); the user side of both is [u/|u| ; 0].
 """
 
 import sys
@@ -16,9 +17,9 @@ from recall_lib import schemas
 from recall_lib.inference import fingerprints
 from recall_lib.inference.item_table import read_item_vectors
 from recall_lib.job import Context, main
+from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.retrieval.promise import build_by_promise, measure
-from recall_lib.retrieval.simple_lsh import precise_items
 
 USERS = 2000  # that an index is tried on
 
@@ -39,7 +40,8 @@ def run(ctx: Context) -> None:
         index, facts = build_by_promise(vectors, item_ids, users, n, settings.recall_target)
     with tables.publish_files("index", ctx.dt, inputs=inputs, facts=stamp | facts) as folder:
         index.save(folder)
-        np.save(folder / "item_vectors_simple_lsh.npy", precise_items(vectors))
+        np.save(folder / "item_vectors_simple_lsh.npy", simple_lsh.precise_items(vectors))
+        np.save(folder / "item_vectors_simple_lsh_unit.npy", simple_lsh.unit_items(vectors))
     visited = f", {facts['nprobe']} lists visited" if facts["nprobe"] else ""
     ctx.say(
         f"{facts['factory']}{visited} over {len(vectors) - 2} items of {vectors.shape[1]} dimensions: recall@{n} "

@@ -258,10 +258,11 @@ def test_the_index_for_online_search(prepared):
 
 
 def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
-    """Index file, ids and user vectors suffice; the SIMPLE-LSH file gives the same order by cosine."""
+    """Index file, ids and user vectors suffice; the SIMPLE-LSH files give the same order by cosine."""
     ctx = prepared()
     folder = Path(ctx.tables.folder("index", DT))
-    index, lsh = faiss.read_index(str(folder / "items.faiss")), np.load(folder / "item_vectors_simple_lsh.npy")[2:]
+    index = faiss.read_index(str(folder / "items.faiss"))
+    by_cosine = [np.load(folder / f"item_vectors_simple_lsh{form}.npy")[2:] for form in ("", "_unit")]
     ids = pq.read_table(folder / "item_ids.parquet").to_pandas().set_index("item_index")["item_id"]
     published = {row["user_id"]: [item for item, _ in row["items"]] for row in collect(ctx, "top_n", schemas.TOP_N)}
     clicked = clicks_by_user()
@@ -269,7 +270,7 @@ def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
         if row["user_id"] == "lonely":
             continue
         user = np.array([row["vector"]], np.float32)
-        cosine = lsh @ simple_lsh.users(user)[0] / np.linalg.norm(lsh, axis=1)
-        for places in (index.search(user, index.ntotal)[1][0], np.argsort(-cosine)):
+        cosines = [lsh @ simple_lsh.users(user)[0] / np.linalg.norm(lsh, axis=1) for lsh in by_cosine]
+        for places in (index.search(user, index.ntotal)[1][0], *(np.argsort(-cosine) for cosine in cosines)):
             unseen = [ids[place + 2] for place in places if ids[place + 2] not in clicked[row["user_id"]]]
             assert unseen[:7] == published[row["user_id"]]
