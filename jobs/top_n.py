@@ -7,9 +7,11 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
@@ -17,7 +19,8 @@ from recall_lib.errors import DataRefused
 from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_folder, ship_published
-from recall_lib.inference.top_n import save_recommendable, top_n
+from recall_lib.inference.top_n import save_recommendable, write_top_n
+from recall_lib.io.writing import WRITTEN
 from recall_lib.job import Context, main
 from recall_lib.transforms.popular import ALL
 from recall_lib.transforms.vocab import known_items
@@ -36,12 +39,23 @@ def run(ctx: Context) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_recommendable(Path(folder), allowed, clicks)
         items = ship_folder(ctx.spark, Path(folder), f"recommendable-{tables.run_id}")
-        search = partial(top_n, model=model, index=index, recommendable=items, n=settings.n, filter_seen=settings.filter_seen)
+        search: dict[str, Any] = {
+            "model": model,
+            "index": index,
+            "recommendable": items,
+            "n": settings.n,
+            "filter_seen": settings.filter_seen,
+        }
         for user_id_only in (False, True) if settings.user_id_only else (False,):
-            rows = histories.mapInArrow(partial(search, user_id_only=user_id_only), schemas.TOP_N)
+            write = partial(write_lists, histories, user_id_only=user_id_only, **search)
             dataset = "top_n_user_id" if user_id_only else "top_n"
-            manifest = tables.publish(rows, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=stamp)
+            manifest = tables.publish(write, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=stamp)
             ctx.say(f"{dataset}: {manifest['rows']} users, up to {settings.n} of {allowed.sum()} items each")
+
+
+def write_lists(histories: DataFrame, folder: str, **search: Any) -> DataFrame:
+    """Writes the list of every user below a folder when its files (writing.WRITTEN) are asked for."""
+    return histories.mapInArrow(partial(write_top_n, folder=folder, **search), WRITTEN)
 
 
 def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:

@@ -143,7 +143,7 @@ class Tables:
     # -- publish -------------------------------------------------------------------------------------------------------
     def publish(
         self,
-        frame: DataFrame,
+        frame: DataFrame | Callable[[str], DataFrame],
         schema: StructType,
         dataset: str,
         dt: str,
@@ -155,16 +155,19 @@ class Tables:
         """Write a frame as one publication; its manifest gets rows and a digest that knows no order and no partitions.
 
         Args:
-            frame: fits `schema`; its partitions become the files.
+            frame: fits `schema`; its partitions become the files. Or, where executors write themselves: given the address of a
+                folder, a frame whose tasks write files there and name them (writing.WRITTEN).
             inputs: digest of each publication it was made from, by name.
             facts: counts and other facts for the manifest.
 
         Returns:
             The manifest.
         """
-        frame = enforce(frame, schema, dataset)
         with self._staged(dataset, dt, keys) as staging:
-            frame.write.mode("overwrite").parquet(self.uri(staging))
+            if isinstance(frame, DataFrame):
+                enforce(frame, schema, dataset).write.mode("overwrite").parquet(self.uri(staging))
+            else:
+                self._write(frame, staging)
             assert self.spark is not None
             written = self.spark.read.schema(schema).parquet(self.uri(staging))
             rows, digest = content_digests(written).get("", (0, EMPTY_DIGEST))
@@ -199,7 +202,7 @@ class Tables:
         """Publish what executors write themselves, a publication per listed split.
 
         Args:
-            write: given the address of a folder, a frame whose tasks write files there and name them (writing.WRITTEN).
+            write: as `frame` of `publish`.
             schema: of the files.
             inputs: digest of each publication it was made from, by name.
 
@@ -209,10 +212,7 @@ class Tables:
         with self._staged(dataset, dt, {}) as staging:
             for split in splits:
                 self.fs.makedirs(f"{staging}/split={split}")
-            written = {f"{staging}/split={split}/{name}" for split, name in write(self.uri(staging)).collect()}
-            for path in self.fs.find(staging):
-                if path not in written:  # of an attempt that failed or came second
-                    self.fs.rm(path)
+            self._write(write, staging)
             contents = self._contents(staging, schema, "split")
             return [
                 self._swap_in_part(
@@ -220,6 +220,12 @@ class Tables:
                 )
                 for split in splits
             ]
+
+    def _write(self, write: Callable[[str], DataFrame], staging: str) -> None:
+        written = {f"{staging}/{path}" for (path,) in write(self.uri(staging)).collect()}
+        for path in self.fs.find(staging):
+            if path not in written:  # of an attempt that failed or came second
+                self.fs.rm(path)
 
     def _contents(self, folder: str, schema: StructType, by: str) -> dict[str, tuple[int, str]]:
         assert self.spark is not None

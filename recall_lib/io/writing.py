@@ -11,17 +11,22 @@ from fsspec.core import url_to_fs
 from pyspark import TaskContext
 from pyspark.sql.types import StringType, StructField, StructType
 
-# A file that a task has finished, below `split=<split>/`.
-WRITTEN = StructType([StructField("split", StringType()), StructField("name", StringType())])
+# A file that a task has finished, by its path below the folder.
+WRITTEN = StructType([StructField("path", StringType())])
+
+
+def write_files(batches: Iterable[pa.RecordBatch], folder: str) -> Iterator[pa.RecordBatch]:
+    """Write batches to one file, a row group each; see `write_splits`."""
+    return write_splits((("", batch) for batch in batches), folder)
 
 
 def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> Iterator[pa.RecordBatch]:
-    """Write each split's batches to a file of its own, a row group each.
+    """Write each split's batches to a file of its own in `split=<split>/`, a row group each.
 
     A task that is run again writes files of other names; those of the attempt that Spark counts are what is yielded.
 
     Args:
-        batches: (split, rows).
+        batches: (split, rows); split "": the file lies in the folder itself.
         folder: an address that every executor can write to, with a folder a split. None is made here: of a job that failed,
             Python workers go on for a while, and must not bring back what was cleared away.
 
@@ -32,14 +37,13 @@ def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> 
     assert task is not None, "runs in a Spark task"
     fs, root = url_to_fs(folder)
     name = f"part-{task.partitionId():05}-{task.taskAttemptId()}.parquet"
+    paths: dict[str, str] = {}
     writers: dict[str, pq.ParquetWriter] = {}
     with ExitStack() as stack:
         for split, batch in batches:
             if split not in writers:
-                file = stack.enter_context(fs.open(f"{root}/split={split}/{name}", "wb"))
+                paths[split] = f"split={split}/{name}" if split else name
+                file = stack.enter_context(fs.open(f"{root}/{paths[split]}", "wb"))
                 writers[split] = stack.enter_context(pq.ParquetWriter(file, batch.schema, compression="zstd"))
             writers[split].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
-    yield pa.RecordBatch.from_pydict({"split": list(writers), "name": [name] * len(writers)}, pa.schema(_FIELDS))
-
-
-_FIELDS = [(field.name, pa.string()) for field in WRITTEN]
+    yield pa.RecordBatch.from_pydict({"path": pa.array(paths.values(), pa.string())})

@@ -1,11 +1,12 @@
 """The top-N of every user in a Spark job, beside Spark's ALS, FAISS without Spark and the bare product; how it grows.
 
-Clustered vectors. Ours does what the top_n job does once users' vectors are inferred: Parquet in; it and ALS write to
-nowhere, in one session. Starting Spark and building an index count apart.
+Clustered vectors. Ours does what the top_n job does once users' vectors are inferred: Parquet in, Parquet out; ALS writes to
+nowhere; both in one session. Starting Spark and building an index count apart.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ import torch
 from pyspark.ml.recommendation import ALSModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib import session
 from recall_lib.config import Spark
@@ -30,8 +30,8 @@ from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference.shipping import Shipped, load_index, ship_folder
 from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks, list_column
+from recall_lib.io.writing import WRITTEN, write_files
 from recall_lib.retrieval.index import ItemIndex
-from recall_lib.schemas import SCORED_ITEMS
 from tests.benchmarks.common import CORES, GIB, PeakMemory, Row, faster, smaller
 
 Floats = npt.NDArray[np.float32]
@@ -52,7 +52,6 @@ ALS_BLOCKS = (4_096, 1_024, 8_192)  # the default first
 FAISS_BATCHES = (1_024, 4_096, 16_384)
 PRODUCT_BLOCKS = (256, 1_024)
 MEMORY_LIMIT = 3 * GIB  # of every process
-_ANSWERS = StructType([StructField("user_id", StringType()), StructField("items", SCORED_ITEMS)])
 
 
 def measure(scale: float, work: Path) -> list[Row]:
@@ -101,8 +100,8 @@ class Case:
     recall: float
     seconds: float
 
-    def answers(self, index: Shipped, n: int) -> DataFrame:
-        """Ours: user_id, items."""
+    def answers(self, index: Shipped, n: int) -> Path:
+        """Ours: the folder that it wrote user_id, items into."""
         return top_n_of(self.spark, self.table, index, n)
 
     def __str__(self) -> str:
@@ -165,15 +164,24 @@ def write_users(folder: Path, users: Floats) -> None:
 
 
 # -- ours --------------------------------------------------------------------------------------------------------------
-def top_n_of(spark: SparkSession, users: Path, index: Shipped, n: int) -> DataFrame:
-    """user_id, items of every user of a table."""
-    return spark.read.parquet(str(users)).mapInArrow(partial(search, index=index, n=n), _ANSWERS)
+def top_n_of(spark: SparkSession, users: Path, index: Shipped, n: int) -> Path:
+    """Write user_id, items of every user of a table into a folder beside it."""
+    folder = users.with_name("top_n")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    spark.read.parquet(str(users)).mapInArrow(partial(write, index=index, n=n, folder=folder.as_uri()), WRITTEN).collect()
+    return folder
+
+
+def write(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int, folder: str) -> Iterator[pa.RecordBatch]:
+    """user_id, vector -> files of user_id, items, as inference.top_n does it."""
+    return write_files(search(batches, index=index, n=n), folder)
 
 
 def search(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int) -> Iterator[pa.RecordBatch]:
-    """user_id, vector -> user_id, items, as inference.top_n does it."""
+    """user_id, vector -> user_id, items."""
     items = load_index(index)
-    for rows in blocks(batches):
+    for rows in blocks(batches, results=n):
         vectors = rows.column("vector").flatten().to_numpy().reshape(rows.num_rows, DIM)
         found = scored_items(*items.search(vectors, n), items.item_ids)
         yield pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "items": found})
@@ -194,7 +202,7 @@ def check_and_warm_up(case: Case) -> PeakMemory:
     first = [f"u{row}" for row in range(CHECKED)]
     with PeakMemory() as memory:
         for index, least in ((case.exact, 0.9999), (case.promised, TARGET - 0.05)):
-            answers = case.answers(index, N).where(F.size("items") == N)
+            answers = case.spark.read.parquet(str(case.answers(index, N))).where(F.size("items") == N)
             items = F.when(F.col("user_id").isin(first), F.col("items.item_id"))
             rows = answers.select("user_id", items.alias("items")).collect()
             lists = {row["user_id"]: row["items"] for row in rows}
@@ -312,7 +320,7 @@ def in_turn(runs: dict[Any, Run], rounds: int, in_a_row: int) -> dict[Any, float
 
 def jobs_of(case: Case) -> dict[Any, Run]:
     """Ours with either index."""
-    return {kind: partial(run, case.answers(index, N)) for kind, index in (("exact", case.exact), ("promised", case.promised))}
+    return {kind: partial(case.answers, index, N) for kind, index in (("exact", case.exact), ("promised", case.promised))}
 
 
 def against_peers(case: Case) -> Iterator[Row]:
@@ -381,8 +389,8 @@ def growth_of_users_and_n(work: Path, case: Case) -> Iterator[Row]:
     """Rows growth_users, growth_n_50_200, growth_n_200_1000: exact lists."""
     few = case.users[: len(case.users) // 4]
     write_users(work / "few", few)
-    runs: dict[Any, Run] = {n: partial(run, case.answers(case.exact, n)) for n in (FEWER, N, MORE)}
-    runs["few"] = partial(run, top_n_of(case.spark, work / "few", case.exact, N))
+    runs: dict[Any, Run] = {n: partial(case.answers, case.exact, n) for n in (FEWER, N, MORE)}
+    runs["few"] = partial(top_n_of, case.spark, work / "few", case.exact, N)
     found = in_turn(runs, ROUNDS, IN_A_ROW)
     speed = {name: len(few if name == "few" else case.users) / seconds for name, seconds in found.items()}
     note = f"{case}, top {N}, exact; peer: {len(few):,} users"
