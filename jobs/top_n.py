@@ -29,11 +29,12 @@ def run(ctx: Context) -> None:
     model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
     histories, inputs = reading.read_histories(ctx)
     inputs |= {"models": model.digest, "index": index.digest, "popular": tables.manifest("popular", ctx.dt)["digest"]}
+    facts = stamp | {"users_in": reading.count_users(ctx)}
     search = partial(top_n, model=model, index=index, popular=popular, n=settings.n, filter_seen=settings.filter_seen)
     for user_id_only in (False, True) if settings.user_id_only else (False,):
         rows = histories.mapInArrow(partial(search, user_id_only=user_id_only), schemas.TOP_N)
         dataset = "top_n_user_id" if user_id_only else "top_n"
-        manifest = tables.publish(rows, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=stamp)
+        manifest = tables.publish(rows, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=facts)
         ctx.say(f"{dataset}: {manifest['rows']} users, up to {settings.n} items each")
 
 

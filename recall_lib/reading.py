@@ -28,16 +28,28 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     if config.input.users:
-        table = raw.read_rows(ctx.spark, config.input, config.input.users)
-        require_columns(table, [config.input.columns.user_id], "input.users")
-        wanted = table.select(F.col(f"`{config.input.columns.user_id}`").cast("string").alias("user_id")).distinct()
-        wanted = wanted.where("user_id NOT IN ('', 'NULL')")
+        wanted = _wanted_users(ctx)
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
         events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab, config.features)
     clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, _partitions(ctx), config.features, config.samples), inputs
+
+
+def count_users(ctx: Context) -> int:
+    """How many users get a top-N, counted apart from the work on them."""
+    users = _wanted_users(ctx) if ctx.config.input.users else ctx.history()[0].select("user_id").distinct()
+    return users.count()
+
+
+def _wanted_users(ctx: Context) -> DataFrame:
+    """The user ids of `input.users`, each once."""
+    settings = ctx.config.input
+    table = raw.read_rows(ctx.spark, settings, settings.users or "")
+    require_columns(table, [settings.columns.user_id], "input.users")
+    wanted = table.select(F.col(f"`{settings.columns.user_id}`").cast("string").alias("user_id")).distinct()
+    return wanted.where("user_id NOT IN ('', 'NULL')")
 
 
 def _partitions(ctx: Context) -> int:

@@ -2,7 +2,7 @@
 
 A dataset's day is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, of Parquet or artefact files and a
 `_manifest.json`, which names the files with their sha256, rows, content digest, inputs and settings, and is the truth of
-success. A publication is written aside under `_staging`, checked, and swapped in by two renames; a reader that comes
+success. A publication is written aside under `_staging`, audited, and swapped in by two renames; a reader that comes
 between them finds the old version under `_retired`.
 """
 
@@ -28,6 +28,7 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 from recall_lib import __version__
 from recall_lib.config import Config
 from recall_lib.errors import DataRefused
+from recall_lib.io import audits
 from recall_lib.schemas import enforce
 
 MANIFEST = "_manifest.json"
@@ -168,23 +169,27 @@ class Tables:
             assert self.spark is not None
             written = self.spark.read.schema(schema).parquet(self.uri(staging))
             rows, digest = content_digests(written).get("", (0, EMPTY_DIGEST))
-            return self._swap_in(
-                staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})}
-            )
+            found = {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})}
+            return self._swap_in(staging, dataset, dt, keys, self._audited(staging, dataset, dt, found))
 
     def publish_days(
         self, frame: DataFrame, schema: StructType, dataset: str, days: list[str], *, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Write a frame with a `dt` column as one publication per listed day, in one pass; a day without rows is empty.
 
-        All days are written and digested before the first is swapped in.
+        All days are written, digested and audited before the first is swapped in.
         """
         frame = enforce(frame, StructType([*schema, StructField("dt", StringType())]), dataset)
         with self._staged(dataset, "days", {}) as staging:
             frame.write.mode("overwrite").partitionBy("dt").parquet(self.uri(staging))
             contents = self._contents(staging, schema, "dt")
+            audited = {}
             for day in days:
-                self._swap_in_part(f"{staging}/dt={day}", dataset, day, {}, contents.get(day), {"inputs": {}, **(facts or {})})
+                folder, found = f"{staging}/dt={day}", _described(contents.get(day), {"inputs": {}, **(facts or {})})
+                self.fs.makedirs(folder, exist_ok=True)
+                audited[day] = self._audited(folder, dataset, day, found)
+            for day, found in audited.items():
+                self._swap_in(f"{staging}/dt={day}", dataset, day, {}, found)
 
     def publish_splits(
         self,
@@ -215,8 +220,12 @@ class Tables:
                     self.fs.rm(path)
             contents = self._contents(staging, schema, "split")
             return [
-                self._swap_in_part(
-                    f"{staging}/split={split}", dataset, dt, {"split": split}, contents.get(split), {"inputs": dict(inputs)}
+                self._swap_in(
+                    f"{staging}/split={split}",
+                    dataset,
+                    dt,
+                    {"split": split},
+                    _described(contents.get(split), {"inputs": dict(inputs)}),
                 )
                 for split in splits
             ]
@@ -225,19 +234,6 @@ class Tables:
         assert self.spark is not None
         columns = StructType([*schema, StructField(by, StringType())])
         return content_digests(self.spark.read.schema(columns).parquet(self.uri(folder)), by)
-
-    def _swap_in_part(
-        self,
-        folder: str,
-        dataset: str,
-        dt: str,
-        keys: dict[str, str],
-        contents: tuple[int, str] | None,
-        facts: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        rows, digest = contents or (0, EMPTY_DIGEST)
-        self.fs.makedirs(folder, exist_ok=True)
-        return self._swap_in(folder, dataset, dt, keys, {"rows": rows, "digest": digest, **facts})
 
     @contextmanager
     def publish_files(
@@ -257,9 +253,11 @@ class Tables:
 
         with self._staged(dataset, dt, keys) as staging, tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+            self.fs.makedirs(staging, exist_ok=True)  # it stood empty for as long as the block took: gc may have been there
             for file in sorted(Path(folder).iterdir()):
                 self.fs.put_file(str(file), f"{staging}/{file.name}")
-            self._swap_in(staging, dataset, dt, keys, {"inputs": dict(inputs or {}), **(facts or {})})
+            found = {"inputs": dict(inputs or {}), **(facts or {})}
+            self._swap_in(staging, dataset, dt, keys, self._audited(staging, dataset, dt, found))
 
     @contextmanager
     def _staged(self, dataset: str, dt: str, keys: Mapping[str, str]) -> Iterator[str]:
@@ -272,6 +270,11 @@ class Tables:
             with suppress(OSError):  # a task that Spark has given up put one more file there
                 self._remove(staging)
             self._remove(staging)
+
+    def _audited(self, folder: str, dataset: str, dt: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a staged publication with the results of its audits (DataRefused if one fails)."""
+        results = audits.audit(self, folder, dataset, dt, facts)
+        return {**facts, "audits": results} if results else facts
 
     def _swap_in(
         self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]
@@ -357,6 +360,11 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
     rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
+
+
+def _described(contents: tuple[int, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    rows, digest = contents or (0, EMPTY_DIGEST)
+    return {"rows": rows, "digest": digest, **facts}
 
 
 def _setting(config: Any, name: str) -> Any:
