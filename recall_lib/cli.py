@@ -17,6 +17,7 @@ TOOLS = {
     "demo": "recall_lib.demo",
     "simulate": "recall_lib.simulator_in_spark",
     "submit": "recall_lib.submit",
+    "gc": "recall_lib.gc",
 }
 
 

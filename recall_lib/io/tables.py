@@ -338,7 +338,8 @@ class Tables:
 
     def _remove(self, folder: str) -> None:
         if self.fs.exists(folder):
-            self.fs.rm(folder, recursive=True)
+            with suppress(FileNotFoundError):  # gc came first
+                self.fs.rm(folder, recursive=True)
 
     def _sha256(self, path: str) -> str:
         with self.fs.open(path, "rb") as file:

@@ -1,0 +1,127 @@
+"""Remove what nobody needs any more: leavings of runs that died, and days past the config's `retention`.
+
+    recall gc --config conf/mine.yaml --dry-run
+
+Never removed: the days that retention keeps, the day that models/latest.json names, and what a run may be writing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from recall_lib.config import load_config
+from recall_lib.errors import UsageError
+from recall_lib.io.tables import MANIFEST, Tables
+from recall_lib.job import guarded
+
+# A staging folder in which nothing has changed for so long is of a run that died: a task that writes may be silent for long.
+DEAD_AFTER = timedelta(hours=6)
+# Of which setting of `retention` a dataset's days are.
+_KEPT_BY = {
+    "events": "events_days",
+    "rejects": "events_days",
+    "models": "models_days",
+    **dict.fromkeys(("vocab", "items", "samples", "vectors", "index", "popular"), "tables_days"),
+    **dict.fromkeys(("top_n", "top_n_user_id", "related", "metrics", "reports"), "tables_days"),
+}
+_ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+)=(?P<value>\w+))?")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder or file below the root, and why it can go."""
+
+    path: str
+    why: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall gc --config F [--keep-days N] [--dry-run]`."""
+    parser = argparse.ArgumentParser(prog="recall gc", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
+    parser.add_argument(
+        "--keep-days", type=int, metavar="N", help="the newest days to keep of every table, in place of retention"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="overrides")
+    args = parser.parse_args(argv)
+
+    def collect() -> None:
+        if args.keep_days is not None and args.keep_days < 1:
+            raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
+        tables = Tables(load_config(args.config, args.overrides))
+        found = list(garbage(tables, args.keep_days))
+        for item in found:
+            print(
+                f"gc: {'would remove' if args.dry_run else 'removes'} {item.path.removeprefix(tables.root + '/')}: {item.why}"
+            )
+            if not args.dry_run:
+                remove(tables, item.path)
+        if not found:
+            print("gc: nothing to remove")
+
+    return guarded("gc", collect)
+
+
+def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
+    """What can go now; `keep_days` takes the place of every setting of `retention`."""
+    fs, root = tables.fs, tables.root
+    for folder in _inside(tables, f"{root}/_staging"):
+        if _quiet_for(tables, folder) > DEAD_AFTER:
+            yield Garbage(folder, "of a run that died")
+    expired = set(_expired(tables, keep_days))
+    for dataset, dt in sorted(expired):
+        yield Garbage(
+            tables.path(dataset, dt), f"past the {keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])} kept"
+        )
+    for folder in _inside(tables, f"{root}/_retired"):
+        name = _ASIDE.fullmatch(folder.rsplit("/", 1)[-1])
+        if name:
+            keys = {name["key"]: name["value"]} if name["key"] else {}
+            published = f"{tables.path(name['dataset'], name['dt'], **keys)}/{MANIFEST}"
+            if fs.exists(published) or (name["dataset"], name["dt"]) in expired:  # else it is what readers are given
+                yield Garbage(folder, "an old version, left behind")
+    for file in _inside(tables, f"{root}/_checkpoints"):
+        name = _ASIDE.match(file.rsplit("/", 1)[-1])
+        model = tables.find(name["dataset"], name["dt"]) if name else None
+        if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
+            yield Garbage(file, "the model is published")
+
+
+def remove(tables: Tables, path: str) -> None:
+    """Remove a folder or file; manifests first, so that what is left by a kill counts as unpublished."""
+    for manifest in [name for name in tables.fs.find(path) if name.endswith(f"/{MANIFEST}")]:
+        tables.fs.rm_file(manifest)
+    tables.fs.rm(path, recursive=True)
+
+
+def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:
+    latest = f"{tables.root}/models/latest.json"
+    in_use = tables.read_json(latest)["dt"] if tables.fs.exists(latest) else None
+    for dataset, setting in _KEPT_BY.items():
+        keep = keep_days or getattr(tables.config.retention, setting)
+        names = [path.rsplit("/", 1)[-1] for path in _inside(tables, f"{tables.root}/{dataset}")]
+        days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
+        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt != in_use)
+
+
+def _inside(tables: Tables, folder: str) -> list[str]:
+    paths = tables.fs.ls(folder, detail=False) if tables.fs.isdir(folder) else []
+    return sorted(path.rstrip("/") for path in paths)
+
+
+def _quiet_for(tables: Tables, folder: str) -> timedelta:
+    """How long nothing has changed in a folder."""
+    try:
+        return datetime.now(UTC) - max(map(tables.fs.modified, [folder, *tables.fs.find(folder)]))
+    except FileNotFoundError:  # somebody is at work in it
+        return timedelta(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
