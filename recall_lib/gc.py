@@ -18,6 +18,7 @@ from recall_lib.config import load_config
 from recall_lib.errors import UsageError
 from recall_lib.io.tables import MANIFEST, Tables
 from recall_lib.job import guarded
+from recall_lib.session import start
 
 # A staging folder in which nothing has changed for so long is of a run that died: a task that writes may be silent for long.
 DEAD_AFTER = timedelta(hours=6)
@@ -34,10 +35,11 @@ _ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder or file below the root, and why it can go."""
+    """A folder or file below the root, and why it can go; of a day, its table and dt too."""
 
     path: str
     why: str
+    day: tuple[str, str] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,14 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def collect() -> None:
         if args.keep_days is not None and args.keep_days < 1:
             raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
-        tables = Tables(load_config(args.config, args.overrides))
+        config = load_config(args.config, args.overrides)
+        tables = Tables(config, spark=start(config.spark, "recall gc") if config.tables.database else None)
         found = list(garbage(tables, args.keep_days))
         for item in found:
             print(
                 f"gc: {'would remove' if args.dry_run else 'removes'} {item.path.removeprefix(tables.root + '/')}: {item.why}"
             )
             if not args.dry_run:
-                remove(tables, item.path)
+                remove(tables, item)
         if not found:
             print("gc: nothing to remove")
 
@@ -76,28 +79,48 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
             yield Garbage(folder, "of a run that died")
     expired = set(_expired(tables, keep_days))
     for dataset, dt in sorted(expired):
-        yield Garbage(
-            tables.path(dataset, dt), f"past the {keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])} kept"
-        )
+        kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
+        yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", (dataset, dt))
     for folder in _inside(tables, f"{root}/_retired"):
-        name = _ASIDE.fullmatch(folder.rsplit("/", 1)[-1])
-        if name:
-            keys = {name["key"]: name["value"]} if name["key"] else {}
-            published = f"{tables.path(name['dataset'], name['dt'], **keys)}/{MANIFEST}"
-            if fs.exists(published) or (name["dataset"], name["dt"]) in expired:  # else it is what readers are given
-                yield Garbage(folder, "an old version, left behind")
+        dataset, dt, keys = _named(folder)
+        if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
+            yield Garbage(folder, "an old version, left behind")
+    for folder in _inside(tables, f"{root}/_versions"):
+        yield from _old_versions(tables, folder, expired)
     for file in _inside(tables, f"{root}/_checkpoints"):
-        name = _ASIDE.match(file.rsplit("/", 1)[-1])
-        model = tables.find(name["dataset"], name["dt"]) if name else None
+        dataset, dt, _ = _named(file)
+        model = tables.find(dataset, dt)
         if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
             yield Garbage(file, "the model is published")
 
 
-def remove(tables: Tables, path: str) -> None:
+def remove(tables: Tables, item: Garbage) -> None:
     """Remove a folder or file; manifests first, so that what is left by a kill counts as unpublished."""
-    for manifest in [name for name in tables.fs.find(path) if name.endswith(f"/{MANIFEST}")]:
+    if item.day and tables.catalog:
+        tables.catalog.drop(*item.day)
+    for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
         tables.fs.rm_file(manifest)
-    tables.fs.rm(path, recursive=True)
+    tables.fs.rm(item.path, recursive=True)
+
+
+def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) -> Iterator[Garbage]:
+    """What the catalog has turned away from so long ago that no reader is at it any more."""
+    dataset, dt, keys = _named(folder)
+    if (dataset, dt) in expired:
+        yield Garbage(folder, "of a day that goes")
+    elif tables.catalog:
+        current = tables.catalog.location(dataset, dt, keys)
+        for version in tables.catalog.versions(dataset, dt, keys):
+            # Long after the current one came; and not one that is about to follow it.
+            if version != current and all(_quiet_for(tables, folder) > DEAD_AFTER for folder in {version, current or version}):
+                yield Garbage(version, "an old version in the catalog")
+
+
+def _named(path: str) -> tuple[str, str, dict[str, str]]:
+    """(dataset, dt, keys) that the name of a folder or file beside the tables says."""
+    name = _ASIDE.match(path.rsplit("/", 1)[-1])
+    assert name, f"no publication has the name {path}"
+    return name["dataset"], name["dt"], {name["key"]: name["value"]} if name["key"] else {}
 
 
 def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:

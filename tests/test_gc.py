@@ -112,11 +112,11 @@ def test_checkpoints_of_published_models_go(tables, tmp_path):
 
 
 def test_a_kill_half_way_leaves_nothing_that_looks_published(tables, monkeypatch):
-    from recall_lib.gc import remove
+    from recall_lib.gc import Garbage, remove
 
     monkeypatch.setattr(tables.fs, "rm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        remove(tables, tables.path("samples", DAYS[1]))
+        remove(tables, Garbage(tables.path("samples", DAYS[1]), ""))
     assert tables.find("samples", DAYS[1], split="train") is None
     assert not [path for path in tables.fs.find(tables.path("samples", DAYS[1])) if path.endswith(MANIFEST)]
     assert json.loads(Path(tables.path("samples", DAYS[2], split="train"), MANIFEST).read_text())["dt"] == DAYS[2]

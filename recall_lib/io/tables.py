@@ -3,7 +3,7 @@
 A dataset's day is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, of Parquet or artefact files and a
 `_manifest.json`, which names the files with their sha256, rows, content digest, inputs and settings, and is the truth of
 success. A publication is written aside under `_staging`, audited, and swapped in by two renames; a reader that comes
-between them finds the old version under `_retired`.
+between them finds the old version under `_retired`. With `tables.database` the catalog is told first (see catalog.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from recall_lib import __version__
 from recall_lib.config import Config
 from recall_lib.errors import DataRefused
 from recall_lib.io import audits
+from recall_lib.io.catalog import Catalog
 from recall_lib.schemas import enforce
 
 MANIFEST = "_manifest.json"
@@ -52,6 +54,12 @@ class Tables:
         self.fs, self.root = url_to_fs(config.paths.root)
         self.scheme = "file" if "file" in self.fs.protocol else config.paths.root.split("://")[0]
 
+    @cached_property
+    def catalog(self) -> Catalog | None:
+        """The tables of `tables.database`; None where none is asked for."""
+        database = self.config.tables.database
+        return Catalog(self, database) if database and self.spark else None
+
     # -- where ---------------------------------------------------------------------------------------------------------
     def path(self, dataset: str, dt: str, **keys: str) -> str:
         """The folder of one publication, as the file system names it."""
@@ -61,13 +69,14 @@ class Tables:
         """The same path as Spark names it."""
         return f"{self.scheme}://{path}" if "://" not in path else path
 
-    def _aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+    def aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+        """The folder of a publication in `_staging`, `_retired` or `_versions`."""
         name = "-".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
         return f"{self.root}/{area}/{name}"
 
     def find(self, dataset: str, dt: str, **keys: str) -> str | None:
         """The folder that holds the published version now, or None."""
-        for folder in (self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)):
+        for folder in (self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)):
             if self.fs.exists(f"{folder}/{MANIFEST}"):
                 return folder
         return None
@@ -261,7 +270,7 @@ class Tables:
 
     @contextmanager
     def _staged(self, dataset: str, dt: str, keys: Mapping[str, str]) -> Iterator[str]:
-        staging = self._aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
+        staging = self.aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
         self.started = time.monotonic()
         self.fs.makedirs(staging, exist_ok=True)
         try:
@@ -302,7 +311,9 @@ class Tables:
             "seconds": round(time.monotonic() - self.started, 3),
         }
         self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
-        target, retired = self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)
+        if self.catalog and dataset in self.catalog.declared:
+            self.catalog.swap_in(dataset, dt, keys, staging)  # before the folder: a day with a manifest is published everywhere
+        target, retired = self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self.fs.exists(f"{target}/{MANIFEST}"):
             self._remove(retired)
