@@ -18,6 +18,7 @@ TOOLS = {
     "simulate": "recall_lib.simulator_in_spark",
     "submit": "recall_lib.submit",
     "gc": "recall_lib.gc",
+    "forget": "recall_lib.forget",
 }
 
 

@@ -8,7 +8,6 @@ Never removed: the days that retention keeps, the day that models/latest.json na
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from recall_lib.config import load_config
 from recall_lib.errors import UsageError
-from recall_lib.io.tables import MANIFEST, Tables
+from recall_lib.io.tables import MANIFEST, Tables, named_aside
 from recall_lib.job import guarded
 from recall_lib.session import start
 
@@ -30,7 +29,6 @@ _KEPT_BY = {
     **dict.fromkeys(("vocab", "items", "samples", "vectors", "index", "popular"), "tables_days"),
     **dict.fromkeys(("top_n", "top_n_user_id", "related", "metrics", "reports"), "tables_days"),
 }
-_ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+)=(?P<value>\w+))?")
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,13 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
         kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
         yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", (dataset, dt))
     for folder in _inside(tables, f"{root}/_retired"):
-        dataset, dt, keys = _named(folder)
+        dataset, dt, keys = named_aside(folder)
         if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
             yield Garbage(folder, "an old version, left behind")
     for folder in _inside(tables, f"{root}/_versions"):
         yield from _old_versions(tables, folder, expired)
     for file in _inside(tables, f"{root}/_checkpoints"):
-        dataset, dt, _ = _named(file)
+        dataset, dt, _ = named_aside(file)
         model = tables.find(dataset, dt)
         if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
             yield Garbage(file, "the model is published")
@@ -105,7 +103,7 @@ def remove(tables: Tables, item: Garbage) -> None:
 
 def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) -> Iterator[Garbage]:
     """What the catalog has turned away from so long ago that no reader is at it any more."""
-    dataset, dt, keys = _named(folder)
+    dataset, dt, keys = named_aside(folder)
     if (dataset, dt) in expired:
         yield Garbage(folder, "of a day that goes")
     elif tables.catalog:
@@ -114,13 +112,6 @@ def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) ->
             # Long after the current one came; and not one that is about to follow it.
             if version != current and all(_quiet_for(tables, folder) > DEAD_AFTER for folder in {version, current or version}):
                 yield Garbage(version, "an old version in the catalog")
-
-
-def _named(path: str) -> tuple[str, str, dict[str, str]]:
-    """(dataset, dt, keys) that the name of a folder or file beside the tables says."""
-    name = _ASIDE.match(path.rsplit("/", 1)[-1])
-    assert name, f"no publication has the name {path}"
-    return name["dataset"], name["dt"], {name["key"]: name["value"]} if name["key"] else {}
 
 
 def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:

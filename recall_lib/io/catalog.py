@@ -5,8 +5,8 @@ partition's location is set to it in one transaction of the metastore, and reade
 keeps the listing of a folder for as long as an application lives; as no folder gets other files, none is ever out of date.
 The version before stays for those who are reading it, until the next publication or `recall gc`.
 
-`Tables` calls nothing here but `swap_in`, with a folder of audited Parquet: a table format with transactions of its own
-(Iceberg, Delta) is a class with the same methods, which overwrites the partition with the folder's rows.
+To publish, `Tables` calls `swap_in` with a folder of audited Parquet and nothing else: a table format with transactions of its
+own (Iceberg, Delta) is a class with the same methods, which overwrites the partition with the folder's rows.
 """
 
 from __future__ import annotations
@@ -82,14 +82,24 @@ class Catalog:
         self._require_table(dataset)
         before = self.location(dataset, dt, keys)
         version = f"{self._versions(dataset, dt, keys)}/{uuid.uuid4().hex}"
-        self._link(folder, version)
+        self.tables.fs.makedirs(version)
+        for path in self.tables.fs.ls(folder, detail=False):
+            self.tables.link(path, f"{version}/{path.rsplit('/', 1)[-1]}")
         partition = (
             f"ALTER TABLE {self.database}.{dataset} {{}} PARTITION ({_spec(dt, keys)}) {{}} '{self.tables.uri(version)}'"
         )
         self.spark.sql(partition.format("", "SET LOCATION") if before else partition.format("ADD", "LOCATION"))
-        for old in self.versions(dataset, dt, keys):
-            if old not in (before, version):
-                self.tables.fs.rm(old, recursive=True)
+        self._keep(dataset, dt, keys, before, version)
+
+    def keep_current(self, dataset: str, dt: str, keys: Mapping[str, str]) -> None:
+        """Remove every version but the current one, whoever may be reading it."""
+        if dataset in self.declared:
+            self._keep(dataset, dt, keys, self.location(dataset, dt, keys))
+
+    def _keep(self, dataset: str, dt: str, keys: Mapping[str, str], *kept: str | None) -> None:
+        for version in self.versions(dataset, dt, keys):
+            if version not in kept:
+                self.tables.fs.rm(version, recursive=True)
 
     def location(self, dataset: str, dt: str, keys: Mapping[str, str]) -> str | None:
         """The folder that a partition is read from; None if there is no such partition or table."""
@@ -119,14 +129,6 @@ class Catalog:
         self.spark.sql(create_table(dataset, self.tables.config.features, self.database, root))
         name = f"{self.database}.{dataset}"
         schemas.enforce(self.spark.table(name), _with_keys(*self.declared[dataset]), name)
-
-    def _link(self, source: str, target: str) -> None:
-        """Give a folder's files second names, as hard links where the file system has such, else as copies."""
-        fs = self.tables.fs
-        second_name = getattr(fs, "link", fs.cp_file)
-        fs.makedirs(target)
-        for path in fs.ls(source, detail=False):
-            second_name(path, f"{target}/{path.rsplit('/', 1)[-1]}")
 
 
 def _spec(dt: str, keys: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from recall_lib.io.catalog import Catalog
 from recall_lib.schemas import enforce
 
 MANIFEST = "_manifest.json"
+_ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+)=(?P<value>\w+))?")
 # Which command makes a dataset, for the message when it is missing.
 _MADE_BY = {
     "rejects": "events",
@@ -89,6 +91,19 @@ class Tables:
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
         days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
         return [day for day in days if self.find(dataset, day)]
+
+    def publications(self, dataset: str) -> list[tuple[str, dict[str, str]]]:
+        """(dt, further keys) of all that is published of a dataset, ascending."""
+        folder = f"{self.root}/{dataset}"
+        paths = self.fs.find(folder) if self.fs.isdir(folder) else []
+        places = [path[len(folder) + 1 :].split("/")[:-1] for path in paths if path.endswith(f"/{MANIFEST}")]
+        found = [dict(part.split("=", 1) for part in place) for place in places]
+        published = [(keys.pop("dt"), keys) for keys in found]
+        retired = f"{self.root}/_retired"  # what is there alone, because a run was killed between its renames, counts too
+        for name, dt, keys in map(named_aside, self.fs.ls(retired, detail=False) if self.fs.isdir(retired) else []):
+            if name == dataset and (dt, keys) not in published:
+                published.append((dt, keys))
+        return sorted(published, key=str)
 
     # -- read ----------------------------------------------------------------------------------------------------------
     def folder(self, dataset: str, dt: str, **keys: str) -> str:
@@ -269,6 +284,40 @@ class Tables:
             self._swap_in(staging, dataset, dt, keys, self._audited(staging, dataset, dt, found))
 
     @contextmanager
+    def amended(self, dataset: str, dt: str, **keys: str) -> Iterator[str]:
+        """A second copy of a publication's Parquet files, whose rows may be made fewer; it takes the first one's place.
+
+        To what was made from it, it is the same publication: digest, settings and time stay, and the manifest's `amended` says
+        when it was changed and by how many rows. The block must write under new names only: an old one may be a hard link.
+        """
+        folder = self.folder(dataset, dt, **keys)
+        manifest = self.read_json(f"{folder}/{MANIFEST}")
+        with self._staged(dataset, dt, keys) as staging:
+            for file in manifest.pop("files"):
+                self.link(f"{folder}/{file['name']}", f"{staging}/{file['name']}")
+            yield staging
+            manifest.pop("row_groups", None)
+            rows = sum(self._footer(path)["rows"] for path in self.fs.ls(staging, detail=False))
+            note = {
+                "run_id": self.run_id,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "rows_before": manifest["rows"],
+            }
+            notes = [*manifest.get("amended", ()), note]
+            self._swap_in(staging, dataset, dt, keys, manifest | {"rows": rows, "amended": notes})
+
+    def drop_old_versions(self, dataset: str, dt: str, **keys: str) -> None:
+        """Remove every version of a publication but the current one, whoever may be reading it."""
+        if self.fs.exists(f"{self.path(dataset, dt, **keys)}/{MANIFEST}"):
+            self._remove(self.aside("_retired", dataset, dt, keys))
+        if self.catalog:
+            self.catalog.keep_current(dataset, dt, keys)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name: a hard link where the file system has such, else a copy."""
+        getattr(self.fs, "link", self.fs.cp_file)(source, target)
+
+    @contextmanager
     def _staged(self, dataset: str, dt: str, keys: Mapping[str, str]) -> Iterator[str]:
         staging = self.aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
         self.started = time.monotonic()
@@ -301,14 +350,14 @@ class Tables:
             "dt": dt,
             **keys,
             "digest": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
-            **facts,
-            "files": files,
-            **({"row_groups": row_groups} if row_groups else {}),
             "config": self.config.model_dump(mode="json"),
             "versions": {"recall": __version__, "python": platform.python_version()},
             "run_id": self.run_id,
-            "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "published_at": _now(),
             "seconds": round(time.monotonic() - self.started, 3),
+            **facts,
+            "files": files,
+            **({"row_groups": row_groups} if row_groups else {}),
         }
         self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
         if self.catalog and dataset in self.catalog.declared:
@@ -372,6 +421,17 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
     rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
+
+
+def named_aside(path: str) -> tuple[str, str, dict[str, str]]:
+    """(dataset, dt, keys) by the name of a folder of `Tables.aside`, or of a checkpoint."""
+    name = _ASIDE.match(path.rstrip("/").rsplit("/", 1)[-1])
+    assert name, f"no publication has the name {path}"
+    return name["dataset"], name["dt"], {name["key"]: name["value"]} if name["key"] else {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _described(contents: tuple[int, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from recall_lib import gc, schemas
 from recall_lib.config import Config, Paths, Spark, TablesInCatalog
+from recall_lib.forget import forget
 from recall_lib.io.tables import Tables
 from recall_lib.session import start
 from tests.io import metastore
@@ -76,6 +77,10 @@ def both_kinds(spark: Any, tables: Tables) -> None:
     )
     rows = spark.table("recall.vectors").orderBy("kind").collect()
     assert [tuple(row) for row in rows] == [(None, 2, "i", [0.5], DT, "item"), ("u", None, None, [1.0], DT, "user")]
+    assert list(forget(tables, "u")) == [(f"vectors/dt={DT}/kind=user", 1)]
+    assert [row["kind"] for row in spark.table("recall.vectors").collect()] == ["item"]
+    assert tables.catalog
+    assert len(tables.catalog.versions("vectors", DT, {"kind": "user"})) == 1, "no version has the user"
 
 
 def collect_garbage(tables: Tables) -> None:
