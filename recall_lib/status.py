@@ -222,7 +222,7 @@ def details(days: Days, dt: str) -> list[str]:
     lines += [f"running now: {owner}"] if owner else []
     rows = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
     ordered = days.config.input.ordering == "time"
-    for name, manifest in day.manifests.items():
+    for name, manifest in sorted(day.manifests.items(), key=lambda found: found[1]["published_at"]):
         changed = _changed_inputs(name, day.manifests, days.events, dt, ordered)
         clicks = [key for key in manifest["inputs"] if key.startswith(_EVENTS)]
         others = [key for key in manifest["inputs"] if key not in clicks]
