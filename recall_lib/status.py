@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST, Tables
+from recall_lib.io.tables import EMPTY_DIGEST, MANIFEST, Tables
 from recall_lib.job import add_config_arguments, guarded
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
@@ -72,7 +73,8 @@ class Days:
     def __init__(self, config: Config) -> None:
         """Reads the events' manifests."""
         self.tables, self.config = Tables(config), config
-        self.events = {day: self.tables.manifest("events", day)["digest"] for day in self.tables.days("events")}
+        found = {day: self._manifest("events", day) for day in self.tables.days("events")}
+        self.events = {day: manifest["digest"] for day, manifest in found.items() if manifest}
 
     def known(self) -> list[str]:
         """The days that anything is published for but clicks, or whose backfill failed; ascending."""
@@ -99,9 +101,13 @@ class Days:
         return Day(manifests, failure, *judge(required, manifests, self.events, dt, failure, ordered))
 
     def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
+        """A publication's manifest, None without one; looked for anew if it is replaced between the look and the read."""
         dataset, *rest = name.split("/")
         keys = dict(part.split("=") for part in rest)
-        return self.tables.manifest(dataset, dt, **keys) if self.tables.find(dataset, dt, **keys) else None
+        while folder := self.tables.find(dataset, dt, **keys):
+            with suppress(FileNotFoundError):
+                return self.tables.read_json(f"{folder}/{MANIFEST}")
+        return None
 
 
 def failure_file(tables: Tables, dt: str) -> str:
