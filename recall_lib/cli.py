@@ -19,6 +19,8 @@ TOOLS = {
     "submit": "recall_lib.submit",
     "gc": "recall_lib.gc",
     "forget": "recall_lib.forget",
+    "backfill": "recall_lib.backfill",
+    "status": "recall_lib.status",
 }
 
 
@@ -45,7 +47,7 @@ def _usage() -> str:
     lines += ["", "tools:", *(f"  {name:<10}{_summary(module)}" for name, module in TOOLS.items()), ""]
     lines += [
         "`recall <command> --help` explains one.",
-        "Exit codes: 0 done, 2 usage or config, 3 data refused, 4 no input, 1 else.",
+        "Exit codes: 0 done, 2 usage or config, 3 data refused, 4 no input, 75 another run has the day, 1 else.",
     ]
     return "\n".join(lines)
 

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recall_lib.config import load_config
+from recall_lib.io import locks
 from recall_lib.io.tables import Tables
-from recall_lib.job import guarded
+from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
 
 # Which rows of a row group are the user's.
@@ -32,9 +33,8 @@ Find = Callable[[pa.Table, str], pa.ChunkedArray]
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall forget --config F --user U`."""
     parser = argparse.ArgumentParser(prog="recall forget", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
+    add_config_arguments(parser)
     parser.add_argument("--user", required=True, metavar="ID", help="the user_id, as it is in the events")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="overrides")
     args = parser.parse_args(argv)
 
     def run() -> None:
@@ -56,14 +56,20 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
 
     Yields:
         (publication, its rows that were removed or, in vocab, made nameless) for each that had any, once it is done.
+
+    Raises:
+        Busy: another run has a day; what has been yielded is done.
     """
-    for dataset, find in _FIND.items():
-        for dt, keys in tables.publications(dataset):
-            if keys.get("kind") == "item":
-                continue
-            rows = _forget_in(tables, dataset, dt, keys, find, user)
-            if rows:
-                yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
+    root = tables.config.paths.root
+    with locks.held(root, "events", tables.run_id):
+        for dataset, find in _FIND.items():
+            for dt, keys in tables.publications(dataset):
+                if keys.get("kind") == "item":
+                    continue
+                with locks.held(root, f"dt={dt}", tables.run_id):
+                    rows = _forget_in(tables, dataset, dt, keys, find, user)
+                if rows:
+                    yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
 
 
 def _forget_in(tables: Tables, dataset: str, dt: str, keys: dict[str, str], find: Find, user: str) -> int:

@@ -15,12 +15,13 @@ from datetime import UTC, datetime, timedelta
 
 from recall_lib.config import load_config
 from recall_lib.errors import UsageError
+from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables, named_aside
-from recall_lib.job import guarded
+from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
 
-# A staging folder in which nothing has changed for so long is of a run that died: a task that writes may be silent for long.
-DEAD_AFTER = timedelta(hours=6)
+# A staging folder in which nothing has changed for so long is of a run that died, if its run holds no lock.
+DEAD_AFTER = timedelta(hours=1)
 # Of which setting of `retention` a dataset's days are.
 _KEPT_BY = {
     "events": "events_days",
@@ -43,12 +44,11 @@ class Garbage:
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall gc --config F [--keep-days N] [--dry-run]`."""
     parser = argparse.ArgumentParser(prog="recall gc", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
+    add_config_arguments(parser)
     parser.add_argument(
         "--keep-days", type=int, metavar="N", help="the newest days to keep of every table, in place of retention"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", dest="overrides")
     args = parser.parse_args(argv)
 
     def collect() -> None:
@@ -72,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
     """What can go now; `keep_days` takes the place of every setting of `retention`."""
     fs, root = tables.fs, tables.root
+    at_work = locks.holders(tables.config.paths.root)
+    alive = {owner.run_id for owner in at_work.values()}
     for folder in _inside(tables, f"{root}/_staging"):
-        if _quiet_for(tables, folder) > DEAD_AFTER:
+        if folder.rsplit("/", 1)[-1].split("-")[0] not in alive and _quiet_for(tables, folder) > DEAD_AFTER:
             yield Garbage(folder, "of a run that died")
-    expired = set(_expired(tables, keep_days))
+    expired = {(dataset, dt) for dataset, dt in _expired(tables, keep_days) if f"dt={dt}" not in at_work}
     for dataset, dt in sorted(expired):
         kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
         yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", (dataset, dt))

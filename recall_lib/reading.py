@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
 from recall_lib.io import raw
+from recall_lib.io.tables import EMPTY_DIGEST, content_digests
 from recall_lib.job import Context
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
@@ -124,3 +125,17 @@ def training_clicks(ctx: Context) -> DataFrame:
     """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
     events, _ = ctx.history()
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
+
+
+def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
+    """The days whose clicks, or the settings they were read with, are not those published.
+
+    The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
+    """
+    ours = ctx.config.model_dump(mode="json")
+    before = {day: ctx.tables.manifest("events", day) for day in days if ctx.tables.find("events", day)}
+    same = [day for day, old in before.items() if all(old["config"][name] == ours[name] for name in ("input", "features"))]
+    columns = [*schemas.events(ctx.config.features).names, "dt"]
+    now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
+    kept = {day for day in same if before[day]["digest"] == now.get(day, (0, EMPTY_DIGEST))[1]}
+    return [day for day in days if day not in kept]

@@ -16,7 +16,7 @@ from recall_lib.job import Context
 from tests.inference.conftest import DT, STAGES, make_config, make_log, publish_untrained, run_job
 
 USER = "u7"
-BY_ID = {"top_n": {"n": 7, "user_id_only": True}}
+BY_ID = {"top_n": {"n": 7, "user_id_only": True}, "spark": {"partitions": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,6 @@ def made(spark, tmp_path_factory):
     rejected = [f"{user},i1,never,1,c1,t1" for user in (USER, "u77", "au7")]
     (folder / "clicks.csv").write_text("\n".join([*make_log(users=12), *rejected]) + "\n", encoding="utf-8")
     ctx = Context(make_config(folder, **BY_ID), DT, "test")
-    run_job(ctx, "events", "2024-03-03")
     run_job(ctx, "events", "2024-03-04")
     for job in ("vocab", "samples"):
         run_job(ctx, job)

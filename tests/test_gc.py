@@ -9,6 +9,7 @@ import pytest
 
 from recall_lib import cli
 from recall_lib.gc import DEAD_AFTER
+from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables
 
 DAYS = [f"2024-01-0{n}" for n in range(1, 6)]
@@ -72,7 +73,7 @@ def test_without_retention_no_day_goes(make_config, tables, tmp_path):
     assert files(tables) == before
 
 
-@pytest.mark.parametrize(("hours", "stays"), [(1, True), (DEAD_AFTER.total_seconds() / 3600 + 1, False)])
+@pytest.mark.parametrize(("hours", "stays"), [(0.5, True), (DEAD_AFTER.total_seconds() / 3600 + 1, False)])
 def test_staging_goes_when_nothing_has_changed_for_long(tables, tmp_path, hours, stays):
     staging = Path(tables.root, "_staging", "abc-top_n-dt=2024-01-05")
     (staging / "_temporary").mkdir(parents=True)
@@ -83,6 +84,18 @@ def test_staging_goes_when_nothing_has_changed_for_long(tables, tmp_path, hours,
         os.utime(path, (time.time() - 3600 * 24,) * 2)
     assert gc(tmp_path) == 0
     assert staging.exists() == stays
+
+
+def test_what_a_living_run_has_stays(tables, tmp_path):
+    staging = Path(tables.root, "_staging", f"{tables.run_id}-models-dt=2024-01-02")
+    staging.mkdir(parents=True)
+    aged(staging, 3600 * 24)  # it trains, and has written nothing yet
+    with locks.held(tables.root, f"dt={DAYS[1]}", tables.run_id):
+        assert gc(tmp_path) == 0
+    assert staging.exists()
+    assert left(tables, "samples") == [*DAYS[:2], *DAYS[3:]]
+    assert gc(tmp_path) == 0
+    assert not staging.exists()
 
 
 def test_a_retired_version_stays_while_readers_need_it(tables, tmp_path):

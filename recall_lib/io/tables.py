@@ -30,7 +30,7 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 from recall_lib import __version__
 from recall_lib.config import Config
 from recall_lib.errors import DataRefused
-from recall_lib.io import audits
+from recall_lib.io import audits, locks
 from recall_lib.io.catalog import Catalog
 from recall_lib.schemas import enforce
 
@@ -391,10 +391,11 @@ class Tables:
     def point_to_latest(self, dataset: str, dt: str, **facts: str) -> None:
         """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill)."""
         path = f"{self.root}/{dataset}/latest.json"
-        if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
-            return
-        self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
-        self.fs.mv(f"{path}.tmp", path)
+        with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the look to the move
+            if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
+                return
+            self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
+            self.fs.mv(f"{path}.tmp", path)
 
     def _remove(self, folder: str) -> None:
         if self.fs.exists(folder):
