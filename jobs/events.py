@@ -1,18 +1,32 @@
 """Raw log -> events and rejects: the clicks of one day (or, with ordering `position`, the whole log as that day)."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 
-from recall_lib import schemas
-from recall_lib.io import raw
+from pyspark.sql import functions as F
+
+from recall_lib import reading, schemas
+from recall_lib.io import locks, raw
 from recall_lib.job import Context, main
 from recall_lib.transforms import events as transform
 
+# How long one ingestion waits for another: as long as a large log may take.
+_WAIT_S = 7200.0
 
-def run(ctx: Context, *, backfill: bool = False) -> None:
-    """Ingest the day; with `backfill` also every earlier day that the log has and events lacks.
 
-    With `backfill` the day itself waits until the log holds a later click: before that it is not complete.
+def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> None:
+    """Ingest the day; with `backfill` also every earlier day that the log has and events lacks, and the days `also`.
+
+    With `backfill` a day that is asked for waits until the log holds a later click: before that it is not complete.
+    The days share the events, so that ingestions wait for each other: what the last one has published is missing no more.
     """
+    root, shared = ctx.config.paths.root, ctx.config.input.ordering == "time"
+    with locks.held(root, "events", ctx.run_id, _WAIT_S, ctx.say) if shared else nullcontext():
+        _ingest(ctx, backfill, also)
+
+
+def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     settings, features = ctx.config.input, ctx.config.features
     if settings.format == "sessions":
         judged = transform.judge_lines(raw.read_lines(ctx.spark, settings))
@@ -21,25 +35,26 @@ def run(ctx: Context, *, backfill: bool = False) -> None:
         judged = transform.judge_rows(raw.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
     judged = judged.persist()
     try:
-        days = _days(ctx, transform.days_of(judged, settings.ordering), backfill)
+        days = _days(ctx, transform.days_of(judged, settings.ordering), backfill, also)
         judged = transform.assign_days(judged, settings.ordering, ctx.dt, days)
         clicks = transform.kept_clicks(judged, settings.format, features).persist()
         account = transform.account(judged, clicks, settings)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
         shared = {"log": account}
         ctx.tables.publish_days(transform.rejects(judged), schemas.REJECTS, "rejects", sorted({*days, ctx.dt}), facts=shared)
+        days = reading.changed_days(ctx, clicks, days)
+        clicks = clicks.where(F.col("dt").isin(days))
         spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())
         ctx.tables.publish_days(spread, schemas.events(features), "events", days, facts=shared)
     finally:
         ctx.spark.catalog.clearCache()
 
 
-def _days(ctx: Context, in_log: list[str], backfill: bool) -> list[str]:
+def _days(ctx: Context, in_log: list[str], backfill: bool, also: Sequence[str]) -> list[str]:
     if not backfill or ctx.config.input.ordering == "position":
         return [ctx.dt]
-    published = set(ctx.tables.days("events"))
-    earlier = [day for day in in_log if day < ctx.dt and day not in published]
-    return earlier + ([ctx.dt] if in_log and in_log[-1] > ctx.dt else [])
+    complete = {day for day in (ctx.dt, *also) if in_log and in_log[-1] > day}
+    return sorted(complete | {day for day in in_log if day < ctx.dt} - set(ctx.tables.days("events")))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
 """Every stage for one day: from the raw log to the top-N table, its metrics and its report."""
 
 import sys
+from collections.abc import Collection
 
 from jobs import events, index, items, metrics, popular, related, report, samples, top_n, train, vectors, vocab
 from recall_lib.job import Context, main
 
-STAGES = (vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
+STAGES = (events, vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
 
 
-def run(ctx: Context) -> None:
-    """Ingest the days up to dt that the log has and events lacks, then run every stage for dt."""
-    events.run(ctx, backfill=True)
+def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
+    """Ingest the days up to dt that the log has and events lacks, then run every stage for dt; `jobs`: only those named."""
     for stage in STAGES:
-        stage.run(ctx)
+        if jobs is not None and stage.__name__.removeprefix("jobs.") not in jobs:
+            continue
+        if stage is events:
+            events.run(ctx, backfill=True)
+        else:
+            stage.run(ctx)
 
 
 if __name__ == "__main__":

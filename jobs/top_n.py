@@ -36,20 +36,17 @@ def run(ctx: Context) -> None:
     model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
     histories, inputs = reading.read_histories(ctx)
     inputs |= lists | {"models": model.digest, "index": index.digest, "popular": popular}
+    facts = stamp | {"users_in": reading.count_users(ctx)}
     with tempfile.TemporaryDirectory() as folder:
         save_recommendable(Path(folder), allowed, clicks)
         items = ship_folder(ctx.spark, Path(folder), f"recommendable-{tables.run_id}")
-        search: dict[str, Any] = {
-            "model": model,
-            "index": index,
-            "recommendable": items,
-            "n": settings.n,
-            "filter_seen": settings.filter_seen,
-        }
+        search = partial(
+            write_lists, histories, model=model, index=index, recommendable=items, filter_seen=settings.filter_seen
+        )
         for user_id_only in (False, True) if settings.user_id_only else (False,):
-            write = partial(write_lists, histories, user_id_only=user_id_only, **search)
+            write = partial(search, n=settings.n, user_id_only=user_id_only)
             dataset = "top_n_user_id" if user_id_only else "top_n"
-            manifest = tables.publish(write, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=stamp)
+            manifest = tables.publish(write, schemas.TOP_N, dataset, ctx.dt, inputs=inputs, facts=facts)
             ctx.say(f"{dataset}: {manifest['rows']} users, up to {settings.n} of {allowed.sum()} items each")
 
 

@@ -18,6 +18,10 @@ TOOLS = {
     "demo": "recall_lib.demo",
     "simulate": "recall_lib.simulator_in_spark",
     "submit": "recall_lib.submit",
+    "gc": "recall_lib.gc",
+    "forget": "recall_lib.forget",
+    "backfill": "recall_lib.backfill",
+    "status": "recall_lib.status",
 }
 
 
@@ -44,7 +48,7 @@ def _usage() -> str:
     lines += ["", "tools:", *(f"  {name:<10}{_summary(module)}" for name, module in TOOLS.items()), ""]
     lines += [
         "`recall <command> --help` explains one.",
-        "Exit codes: 0 done, 2 usage or config, 3 data refused, 4 no input, 1 else.",
+        "Exit codes: 0 done, 2 usage or config, 3 data refused, 4 no input, 75 another run has the day, 1 else.",
     ]
     return "\n".join(lines)
 

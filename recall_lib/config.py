@@ -263,6 +263,29 @@ class Evaluation(Section):
     recent_hours: float = Field(24, gt=0)  # window of recent_popular, hours before dt
 
 
+class Audits(Section):
+    """What a table must be like to be published; one that is not ends its job (exit code 3) and leaves the old one."""
+
+    min_clicks: int = Field(0, ge=0)  # of a day of events
+    min_user_share: float = Field(1.0, ge=0, le=1)  # users in top_n, of those of the events (or of input.users)
+    max_popular_share: float = Field(1.0, ge=0, le=1)  # users in top_n with popular items: the model knows nothing of them
+    min_validation_share: float | None = Field(None, gt=0)  # of the last published day's validation hr@10; null: not asked
+
+
+class Retention(Section):
+    """What `recall gc` keeps: as many of the newest days; null: for ever."""
+
+    events_days: int | None = Field(None, ge=1)  # events and rejects: what every later table is made from
+    models_days: int | None = Field(None, ge=1)
+    tables_days: int | None = Field(None, ge=1)  # everything else
+
+
+class TablesInCatalog(Section):
+    """Tables of Spark's catalog beside the folders."""
+
+    database: str | None = Field(None, pattern=r"^\w+$")  # publish <database>.top_n and the others; null: folders alone
+
+
 class Paths(Section):
     """Where everything is written."""
 
@@ -288,7 +311,10 @@ class Config(Section):
     index: Index = Index()
     top_n: TopN = TopN()
     evaluation: Evaluation = Evaluation()
+    audits: Audits = Audits()
     paths: Paths = Paths()
+    tables: TablesInCatalog = TablesInCatalog()
+    retention: Retention = Retention()
     spark: Spark = Spark()
     seed: int = 20161003
 

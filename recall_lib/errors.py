@@ -23,3 +23,9 @@ class NoInput(RecallError):
     """No file matches the input path, or the log has no row at all."""
 
     exit_code = 4
+
+
+class Busy(RecallError):
+    """Another run holds what this one needs: the same command may succeed later (EX_TEMPFAIL)."""
+
+    exit_code = 75

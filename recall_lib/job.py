@@ -1,6 +1,6 @@
 """What every job shares: its arguments, its context, and how it ends.
 
-Exit codes: 0 done, 1 an unexpected failure, 2 bad usage or config, 3 data refused, 4 no input.
+Exit codes: 0 done, 1 an unexpected failure, 2 bad usage or config, 3 data refused, 4 no input, 75 another run has the day.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ class Context:
     config: Config
     dt: str
     name: str = "recall"
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     @cached_property
     def spark(self) -> Any:
@@ -39,7 +41,7 @@ class Context:
         """The dated tables, with a Spark session behind them."""
         from recall_lib.io.tables import Tables
 
-        return Tables(self.config, spark=self.spark)
+        return Tables(self.config, self.run_id, self.spark)
 
     def history(self) -> tuple[Any, dict[str, str]]:
         """The clicks that tables for this day are made from, and each day's digest.
@@ -74,9 +76,14 @@ class Context:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config, --dt and --set, the same for every command."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
+    """--config, --dt and --set, the same for every job."""
+    add_config_arguments(parser)
     parser.add_argument("--dt", required=True, metavar="YYYY-MM-DD", help="the day the result is for")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config and --set, the same for every command."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
     parser.add_argument(
         "--set",
         action="append",
@@ -99,7 +106,15 @@ def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) ->
     parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    return guarded(name, lambda: run(context(args, name)))
+    return guarded(name, lambda: run_alone(run, context(args, name)))
+
+
+def run_alone(run: Callable[[Context], object], ctx: Context) -> None:
+    """Run what publishes a day while nobody else does (Busy if somebody does)."""
+    from recall_lib.io import locks
+
+    with locks.held(ctx.config.paths.root, f"dt={ctx.dt}", ctx.run_id):
+        run(ctx)
 
 
 def guarded(name: str, action: Callable[[], object]) -> int:

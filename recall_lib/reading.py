@@ -32,7 +32,7 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     if config.input.users:
-        wanted = _read_ids(ctx, config.input.users, config.input.columns.user_id, "input.users").toDF("user_id")
+        wanted = _wanted_users(ctx)
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
         events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab, config.features)
@@ -70,6 +70,18 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
             f"ids in column {config.input.item_columns.item_id} of these tables"
         )
     return allowed, inputs
+
+
+def count_users(ctx: Context) -> int:
+    """How many users get a top-N, counted apart from the work on them."""
+    users = _wanted_users(ctx) if ctx.config.input.users else ctx.history()[0].select("user_id").distinct()
+    return users.count()
+
+
+def _wanted_users(ctx: Context) -> DataFrame:
+    """The user ids of `input.users`, each once."""
+    settings = ctx.config.input
+    return _read_ids(ctx, settings.users or "", settings.columns.user_id, "input.users").toDF("user_id")
 
 
 def _partitions(ctx: Context) -> int:
@@ -144,3 +156,17 @@ def training_clicks(ctx: Context) -> DataFrame:
     """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
     events, _ = ctx.history()
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
+
+
+def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
+    """The days whose clicks, or the settings they were read with, are not those published.
+
+    The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
+    """
+    ours = ctx.config.model_dump(mode="json")
+    before = {day: ctx.tables.manifest("events", day) for day in days if ctx.tables.find("events", day)}
+    same = [day for day, old in before.items() if all(old["config"][name] == ours[name] for name in ("input", "features"))]
+    columns = [*schemas.events(ctx.config.features).names, "dt"]
+    now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
+    kept = {day for day in same if before[day]["digest"] == now.get(day, (0, EMPTY_DIGEST))[1]}
+    return [day for day in days if day not in kept]

@@ -3,6 +3,7 @@
 import pytest
 
 from recall_lib import cli
+from recall_lib.io import locks
 from tests.conftest import ROOT
 
 DEMO = str(ROOT / "conf" / "fun_rec.yaml")
@@ -51,6 +52,18 @@ def test_missing_log(capsys, spark, tmp_path):
     )
     assert code == 4
     assert "no file matches" in err
+
+
+def test_a_day_that_another_run_has_is_left_alone(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    arguments = ["vocab", "--config", DEMO, "--set", f"paths.root={tmp_path}", "--dt"]
+    with locks.held(str(tmp_path), "dt=2026-02-03", "first"):
+        code, err = run(capsys, *arguments, "2026-02-03")
+        assert (code, err.count("\n")) == (75, 1)
+        assert "recall vocab: dt=2026-02-03 is held by run first (pid" in err
+        with pytest.raises(pytest.fail.Exception, match="session was started"):
+            run(capsys, *arguments, "2026-02-04")
+    assert locks.holders(str(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("command", [*cli.JOBS, *cli.TOOLS])

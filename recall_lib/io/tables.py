@@ -2,8 +2,8 @@
 
 A dataset's day is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, of Parquet or artefact files and a
 `_manifest.json`, which names the files with their sha256, rows, content digest, inputs and settings, and is the truth of
-success. A publication is written aside under `_staging`, checked, and swapped in by two renames; a reader that comes
-between them finds the old version under `_retired`.
+success. A publication is written aside under `_staging`, audited, and swapped in by two renames; a reader that comes
+between them finds the old version under `_retired`. With `tables.database` the catalog is told first (see catalog.py).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,12 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 from recall_lib import __version__
 from recall_lib.config import Config
 from recall_lib.errors import DataRefused
+from recall_lib.io import audits, locks
+from recall_lib.io.catalog import Catalog
 from recall_lib.schemas import enforce
 
 MANIFEST = "_manifest.json"
+_ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+)=(?P<value>\w+))?")
 # Which command makes a dataset, for the message when it is missing.
 _MADE_BY = {
     "rejects": "events",
@@ -51,6 +56,12 @@ class Tables:
         self.fs, self.root = url_to_fs(config.paths.root)
         self.scheme = "file" if "file" in self.fs.protocol else config.paths.root.split("://")[0]
 
+    @cached_property
+    def catalog(self) -> Catalog | None:
+        """The tables of `tables.database`; None where none is asked for."""
+        database = self.config.tables.database
+        return Catalog(self, database) if database and self.spark else None
+
     # -- where ---------------------------------------------------------------------------------------------------------
     def path(self, dataset: str, dt: str, **keys: str) -> str:
         """The folder of one publication, as the file system names it."""
@@ -60,13 +71,14 @@ class Tables:
         """The same path as Spark names it."""
         return f"{self.scheme}://{path}" if "://" not in path else path
 
-    def _aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+    def aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+        """The folder of a publication in `_staging`, `_retired` or `_versions`."""
         name = "-".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
         return f"{self.root}/{area}/{name}"
 
     def find(self, dataset: str, dt: str, **keys: str) -> str | None:
         """The folder that holds the published version now, or None."""
-        for folder in (self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)):
+        for folder in (self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)):
             if self.fs.exists(f"{folder}/{MANIFEST}"):
                 return folder
         return None
@@ -79,6 +91,19 @@ class Tables:
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
         days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
         return [day for day in days if self.find(dataset, day)]
+
+    def publications(self, dataset: str) -> list[tuple[str, dict[str, str]]]:
+        """(dt, further keys) of all that is published of a dataset, ascending."""
+        folder = f"{self.root}/{dataset}"
+        paths = self.fs.find(folder) if self.fs.isdir(folder) else []
+        places = [path[len(folder) + 1 :].split("/")[:-1] for path in paths if path.endswith(f"/{MANIFEST}")]
+        found = [dict(part.split("=", 1) for part in place) for place in places]
+        published = [(keys.pop("dt"), keys) for keys in found]
+        retired = f"{self.root}/_retired"  # what is there alone, because a run was killed between its renames, counts too
+        for name, dt, keys in map(named_aside, self.fs.ls(retired, detail=False) if self.fs.isdir(retired) else []):
+            if name == dataset and (dt, keys) not in published:
+                published.append((dt, keys))
+        return sorted(published, key=str)
 
     # -- read ----------------------------------------------------------------------------------------------------------
     def folder(self, dataset: str, dt: str, **keys: str) -> str:
@@ -171,23 +196,27 @@ class Tables:
             assert self.spark is not None
             written = self.spark.read.schema(schema).parquet(self.uri(staging))
             rows, digest = content_digests(written).get("", (0, EMPTY_DIGEST))
-            return self._swap_in(
-                staging, dataset, dt, keys, {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})}
-            )
+            found = {"rows": rows, "digest": digest, "inputs": dict(inputs or {}), **(facts or {})}
+            return self._swap_in(staging, dataset, dt, keys, self._audited(staging, dataset, dt, found))
 
     def publish_days(
         self, frame: DataFrame, schema: StructType, dataset: str, days: list[str], *, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Write a frame with a `dt` column as one publication per listed day, in one pass; a day without rows is empty.
 
-        All days are written and digested before the first is swapped in.
+        All days are written, digested and audited before the first is swapped in.
         """
         frame = enforce(frame, StructType([*schema, StructField("dt", StringType())]), dataset)
         with self._staged(dataset, "days", {}) as staging:
             frame.write.mode("overwrite").partitionBy("dt").parquet(self.uri(staging))
             contents = self._contents(staging, schema, "dt")
+            audited = {}
             for day in days:
-                self._swap_in_part(f"{staging}/dt={day}", dataset, day, {}, contents.get(day), {"inputs": {}, **(facts or {})})
+                folder, found = f"{staging}/dt={day}", _described(contents.get(day), {"inputs": {}, **(facts or {})})
+                self.fs.makedirs(folder, exist_ok=True)
+                audited[day] = self._audited(folder, dataset, day, found)
+            for day, found in audited.items():
+                self._swap_in(f"{staging}/dt={day}", dataset, day, {}, found)
 
     def publish_splits(
         self,
@@ -215,8 +244,12 @@ class Tables:
             self._write(write, staging)
             contents = self._contents(staging, schema, "split")
             return [
-                self._swap_in_part(
-                    f"{staging}/split={split}", dataset, dt, {"split": split}, contents.get(split), {"inputs": dict(inputs)}
+                self._swap_in(
+                    f"{staging}/split={split}",
+                    dataset,
+                    dt,
+                    {"split": split},
+                    _described(contents.get(split), {"inputs": dict(inputs)}),
                 )
                 for split in splits
             ]
@@ -231,19 +264,6 @@ class Tables:
         assert self.spark is not None
         columns = StructType([*schema, StructField(by, StringType())])
         return content_digests(self.spark.read.schema(columns).parquet(self.uri(folder)), by)
-
-    def _swap_in_part(
-        self,
-        folder: str,
-        dataset: str,
-        dt: str,
-        keys: dict[str, str],
-        contents: tuple[int, str] | None,
-        facts: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        rows, digest = contents or (0, EMPTY_DIGEST)
-        self.fs.makedirs(folder, exist_ok=True)
-        return self._swap_in(folder, dataset, dt, keys, {"rows": rows, "digest": digest, **facts})
 
     @contextmanager
     def publish_files(
@@ -263,13 +283,49 @@ class Tables:
 
         with self._staged(dataset, dt, keys) as staging, tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+            self.fs.makedirs(staging, exist_ok=True)  # it stood empty for as long as the block took: gc may have been there
             for file in sorted(Path(folder).iterdir()):
                 self.fs.put_file(str(file), f"{staging}/{file.name}")
-            self._swap_in(staging, dataset, dt, keys, {"inputs": dict(inputs or {}), **(facts or {})})
+            found = {"inputs": dict(inputs or {}), **(facts or {})}
+            self._swap_in(staging, dataset, dt, keys, self._audited(staging, dataset, dt, found))
+
+    @contextmanager
+    def amended(self, dataset: str, dt: str, **keys: str) -> Iterator[str]:
+        """A second copy of a publication's Parquet files, whose rows may be made fewer; it takes the first one's place.
+
+        To what was made from it, it is the same publication: digest, settings and time stay, and the manifest's `amended` says
+        when it was changed and by how many rows. The block must write under new names only: an old one may be a hard link.
+        """
+        folder = self.folder(dataset, dt, **keys)
+        manifest = self.read_json(f"{folder}/{MANIFEST}")
+        with self._staged(dataset, dt, keys) as staging:
+            for file in manifest.pop("files"):
+                self.link(f"{folder}/{file['name']}", f"{staging}/{file['name']}")
+            yield staging
+            manifest.pop("row_groups", None)
+            rows = sum(self._footer(path)["rows"] for path in self.fs.ls(staging, detail=False))
+            note = {
+                "run_id": self.run_id,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "rows_before": manifest["rows"],
+            }
+            notes = [*manifest.get("amended", ()), note]
+            self._swap_in(staging, dataset, dt, keys, manifest | {"rows": rows, "amended": notes})
+
+    def drop_old_versions(self, dataset: str, dt: str, **keys: str) -> None:
+        """Remove every version of a publication but the current one, whoever may be reading it."""
+        if self.fs.exists(f"{self.path(dataset, dt, **keys)}/{MANIFEST}"):
+            self._remove(self.aside("_retired", dataset, dt, keys))
+        if self.catalog:
+            self.catalog.keep_current(dataset, dt, keys)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name: a hard link where the file system has such, else a copy."""
+        getattr(self.fs, "link", self.fs.cp_file)(source, target)
 
     @contextmanager
     def _staged(self, dataset: str, dt: str, keys: Mapping[str, str]) -> Iterator[str]:
-        staging = self._aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
+        staging = self.aside("_staging", f"{self.run_id}-{dataset}", dt, keys)
         self.started = time.monotonic()
         self.fs.makedirs(staging, exist_ok=True)
         try:
@@ -278,6 +334,11 @@ class Tables:
             with suppress(OSError):  # a task that Spark has given up put one more file there
                 self._remove(staging)
             self._remove(staging)
+
+    def _audited(self, folder: str, dataset: str, dt: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a staged publication with the results of its audits (DataRefused if one fails)."""
+        results = audits.audit(self, folder, dataset, dt, facts)
+        return {**facts, "audits": results} if results else facts
 
     def _swap_in(
         self, staging: str, dataset: str, dt: str, keys: Mapping[str, str], facts: Mapping[str, Any]
@@ -295,17 +356,19 @@ class Tables:
             "dt": dt,
             **keys,
             "digest": hashlib.sha256("".join(file["sha256"] for file in files).encode()).hexdigest(),
-            **facts,
-            "files": files,
-            **({"row_groups": row_groups} if row_groups else {}),
             "config": self.config.model_dump(mode="json"),
             "versions": {"recall": __version__, "python": platform.python_version()},
             "run_id": self.run_id,
-            "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "published_at": _now(),
             "seconds": round(time.monotonic() - self.started, 3),
+            **facts,
+            "files": files,
+            **({"row_groups": row_groups} if row_groups else {}),
         }
         self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
-        target, retired = self.path(dataset, dt, **keys), self._aside("_retired", dataset, dt, keys)
+        if self.catalog and dataset in self.catalog.declared:
+            self.catalog.swap_in(dataset, dt, keys, staging)  # before the folder: a day with a manifest is published everywhere
+        target, retired = self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self.fs.exists(f"{target}/{MANIFEST}"):
             self._remove(retired)
@@ -334,14 +397,16 @@ class Tables:
     def point_to_latest(self, dataset: str, dt: str, **facts: str) -> None:
         """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill)."""
         path = f"{self.root}/{dataset}/latest.json"
-        if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
-            return
-        self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
-        self.fs.mv(f"{path}.tmp", path)
+        with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the look to the move
+            if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
+                return
+            self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
+            self.fs.mv(f"{path}.tmp", path)
 
     def _remove(self, folder: str) -> None:
         if self.fs.exists(folder):
-            self.fs.rm(folder, recursive=True)
+            with suppress(FileNotFoundError):  # gc came first
+                self.fs.rm(folder, recursive=True)
 
     def _sha256(self, path: str) -> str:
         with self.fs.open(path, "rb") as file:
@@ -363,6 +428,22 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     sums = [F.sum(F.xxhash64(F.lit(salt), *columns).cast("decimal(38,0)")).cast("string") for salt in (1, 2)]
     rows = frame.groupBy(key.alias("key")).agg(F.count(F.lit(1)), *sums).collect()
     return {key: (count, _digest(count, *totals)) for key, count, *totals in rows}
+
+
+def named_aside(path: str) -> tuple[str, str, dict[str, str]]:
+    """(dataset, dt, keys) by the name of a folder of `Tables.aside`, or of a checkpoint."""
+    name = _ASIDE.match(path.rstrip("/").rsplit("/", 1)[-1])
+    assert name, f"no publication has the name {path}"
+    return name["dataset"], name["dt"], {name["key"]: name["value"]} if name["key"] else {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _described(contents: tuple[int, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    rows, digest = contents or (0, EMPTY_DIGEST)
+    return {"rows": rows, "digest": digest, **facts}
 
 
 def _setting(config: Any, name: str) -> Any:

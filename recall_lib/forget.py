@@ -1,0 +1,137 @@
+"""Remove a user from the events and the tables of every stored day.
+
+    recall forget --config conf/mine.yaml --user u123
+
+Rows of the user leave events, samples, vectors, top_n and top_n_user_id; rejected rows whose text has the id as a word leave
+rejects (another's too, where ids are short numbers); where user_id is a feature, the vocabulary's row stays, without the id.
+Each day is published again whole, and what was made from it does not look stale. A model keeps what it has learnt: with user_id
+as a feature a row of weights that no id leads to. The raw log is not touched: remove the user there first, or the next
+`recall events` brings the clicks back. Runs that were killed may have left files aside: `recall gc` removes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recall_lib.config import load_config
+from recall_lib.io import locks
+from recall_lib.io.tables import Tables
+from recall_lib.job import add_config_arguments, guarded
+from recall_lib.session import start
+
+# Which rows of a row group are the user's.
+Find = Callable[[pa.Table, str], pa.ChunkedArray]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall forget --config F --user U`."""
+    parser = argparse.ArgumentParser(prog="recall forget", description=__doc__, allow_abbrev=False)
+    add_config_arguments(parser)
+    parser.add_argument("--user", required=True, metavar="ID", help="the user_id, as it is in the events")
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        config = load_config(args.config, args.overrides)
+        tables = Tables(config, spark=start(config.spark, "recall forget") if config.tables.database else None)
+        found = False
+        for place, rows in forget(tables, args.user):
+            print(f"forget: {place}: {rows} {'row' if rows == 1 else 'rows'}", flush=True)
+            found = True
+        if not found:
+            print(f"forget: no table under {tables.root} has this user")
+        print("forget: the raw log and the models' weights are as they were")
+
+    return guarded("forget", run)
+
+
+def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
+    """Remove a user from all that is published.
+
+    Yields:
+        (publication, its rows that were removed or, in vocab, made nameless) for each that had any, once it is done.
+
+    Raises:
+        Busy: another run has a day; what has been yielded is done.
+    """
+    root = tables.config.paths.root
+    with locks.held(root, "events", tables.run_id):
+        for dataset, find in _FIND.items():
+            for dt, keys in tables.publications(dataset):
+                if keys.get("kind") == "item":
+                    continue
+                with locks.held(root, f"dt={dt}", tables.run_id):
+                    rows = _forget_in(tables, dataset, dt, keys, find, user)
+                if rows:
+                    yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
+
+
+def _forget_in(tables: Tables, dataset: str, dt: str, keys: dict[str, str], find: Find, user: str) -> int:
+    folder = tables.folder(dataset, dt, **keys)
+    names = [file["name"] for file in tables.manifest(dataset, dt, **keys)["files"]]
+    rows = {name: sum(pc.sum(find(group, user)).as_py() or 0 for group in _groups(tables, folder, name)) for name in names}
+    hit = {name: n for name, n in rows.items() if n}
+    if hit:
+        with tables.amended(dataset, dt, **keys) as staging:
+            for name in hit:
+                tables.fs.rm_file(f"{staging}/{name}")
+                _rewrite(tables, f"{folder}/{name}", f"{staging}/{tables.run_id}-{name}", find, user, rename=dataset == "vocab")
+    tables.drop_old_versions(dataset, dt, **keys)
+    return sum(hit.values())
+
+
+def _groups(tables: Tables, folder: str, name: str) -> Iterator[pa.Table]:
+    with tables.fs.open(f"{folder}/{name}", "rb") as source:
+        file = pq.ParquetFile(source)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def _rewrite(tables: Tables, source: str, target: str, find: Find, user: str, *, rename: bool) -> None:
+    """Write a file without the user's rows, or with `rename` without their value; the other rows keep their row groups."""
+    folder, name = source.rsplit("/", 1)
+    writer = None
+    with tables.fs.open(target, "wb") as sink:
+        for group in _groups(tables, folder, name):
+            theirs = find(group, user)
+            if rename:
+                column = group.schema.get_field_index("value")
+                nameless = pc.if_else(theirs, pa.scalar(None, pa.string()), group["value"])
+                kept = group.set_column(column, group.schema.field(column), nameless)
+            else:
+                kept = group.filter(pc.invert(theirs))
+            writer = writer or pq.ParquetWriter(sink, group.schema, compression="zstd")
+            if kept.num_rows:
+                writer.write_table(kept, row_group_size=kept.num_rows)
+        assert writer, "the user was found in this file"
+        writer.close()
+
+
+def _by_id(rows: pa.Table, user: str) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(rows["user_id"], user), False)
+
+
+def _by_text(rows: pa.Table, user: str) -> pa.ChunkedArray:
+    return pc.fill_null(pc.match_substring_regex(rows["raw"], rf"(^|[^\w-]){re.escape(user)}($|[^\w-])"), False)
+
+
+def _by_value(rows: pa.Table, user: str) -> pa.ChunkedArray:
+    return pc.fill_null(pc.and_(pc.equal(rows["feature"], "user_id"), pc.equal(rows["value"], user)), False)
+
+
+_FIND: dict[str, Find] = {
+    "events": _by_id,
+    "rejects": _by_text,
+    "vocab": _by_value,
+    **dict.fromkeys(("samples", "vectors", "top_n", "top_n_user_id"), _by_id),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

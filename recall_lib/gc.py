@@ -1,0 +1,143 @@
+"""Remove what nobody needs any more: leavings of runs that died, and days past the config's `retention`.
+
+    recall gc --config conf/mine.yaml --dry-run
+
+Never removed: the days that retention keeps, the day that models/latest.json names, and what a run may be writing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from recall_lib.config import load_config
+from recall_lib.errors import UsageError
+from recall_lib.io import locks
+from recall_lib.io.tables import MANIFEST, Tables, named_aside
+from recall_lib.job import add_config_arguments, guarded
+from recall_lib.session import start
+
+# A staging folder in which nothing has changed for so long is of a run that died, if its run holds no lock.
+DEAD_AFTER = timedelta(hours=1)
+# Of which setting of `retention` a dataset's days are.
+_KEPT_BY = {
+    "events": "events_days",
+    "rejects": "events_days",
+    "models": "models_days",
+    **dict.fromkeys(("vocab", "items", "samples", "vectors", "index", "popular"), "tables_days"),
+    **dict.fromkeys(("top_n", "top_n_user_id", "related", "metrics", "reports"), "tables_days"),
+}
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder or file below the root, and why it can go; of a day, its table and dt too."""
+
+    path: str
+    why: str
+    day: tuple[str, str] | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall gc --config F [--keep-days N] [--dry-run]`."""
+    parser = argparse.ArgumentParser(prog="recall gc", description=__doc__, allow_abbrev=False)
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--keep-days", type=int, metavar="N", help="the newest days to keep of every table, in place of retention"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    args = parser.parse_args(argv)
+
+    def collect() -> None:
+        if args.keep_days is not None and args.keep_days < 1:
+            raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
+        config = load_config(args.config, args.overrides)
+        tables = Tables(config, spark=start(config.spark, "recall gc") if config.tables.database else None)
+        found = list(garbage(tables, args.keep_days))
+        for item in found:
+            print(
+                f"gc: {'would remove' if args.dry_run else 'removes'} {item.path.removeprefix(tables.root + '/')}: {item.why}"
+            )
+            if not args.dry_run:
+                remove(tables, item)
+        if not found:
+            print("gc: nothing to remove")
+
+    return guarded("gc", collect)
+
+
+def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
+    """What can go now; `keep_days` takes the place of every setting of `retention`."""
+    fs, root = tables.fs, tables.root
+    at_work = locks.holders(tables.config.paths.root)
+    alive = {owner.run_id for owner in at_work.values()}
+    for folder in _inside(tables, f"{root}/_staging"):
+        if folder.rsplit("/", 1)[-1].split("-")[0] not in alive and _quiet_for(tables, folder) > DEAD_AFTER:
+            yield Garbage(folder, "of a run that died")
+    expired = {(dataset, dt) for dataset, dt in _expired(tables, keep_days) if f"dt={dt}" not in at_work}
+    for dataset, dt in sorted(expired):
+        kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
+        yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", (dataset, dt))
+    for folder in _inside(tables, f"{root}/_retired"):
+        dataset, dt, keys = named_aside(folder)
+        if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
+            yield Garbage(folder, "an old version, left behind")
+    for folder in _inside(tables, f"{root}/_versions"):
+        yield from _old_versions(tables, folder, expired)
+    for file in _inside(tables, f"{root}/_checkpoints"):
+        dataset, dt, _ = named_aside(file)
+        model = tables.find(dataset, dt)
+        if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
+            yield Garbage(file, "the model is published")
+
+
+def remove(tables: Tables, item: Garbage) -> None:
+    """Remove a folder or file; manifests first, so that what is left by a kill counts as unpublished."""
+    if item.day and tables.catalog:
+        tables.catalog.drop(*item.day)
+    for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
+        tables.fs.rm_file(manifest)
+    tables.fs.rm(item.path, recursive=True)
+
+
+def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) -> Iterator[Garbage]:
+    """What the catalog has turned away from so long ago that no reader is at it any more."""
+    dataset, dt, keys = named_aside(folder)
+    if (dataset, dt) in expired:
+        yield Garbage(folder, "of a day that goes")
+    elif tables.catalog:
+        current = tables.catalog.location(dataset, dt, keys)
+        for version in tables.catalog.versions(dataset, dt, keys):
+            # Long after the current one came; and not one that is about to follow it.
+            if version != current and all(_quiet_for(tables, folder) > DEAD_AFTER for folder in {version, current or version}):
+                yield Garbage(version, "an old version in the catalog")
+
+
+def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:
+    latest = f"{tables.root}/models/latest.json"
+    in_use = tables.read_json(latest)["dt"] if tables.fs.exists(latest) else None
+    for dataset, setting in _KEPT_BY.items():
+        keep = keep_days or getattr(tables.config.retention, setting)
+        names = [path.rsplit("/", 1)[-1] for path in _inside(tables, f"{tables.root}/{dataset}")]
+        days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
+        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt != in_use)
+
+
+def _inside(tables: Tables, folder: str) -> list[str]:
+    paths = tables.fs.ls(folder, detail=False) if tables.fs.isdir(folder) else []
+    return sorted(path.rstrip("/") for path in paths)
+
+
+def _quiet_for(tables: Tables, folder: str) -> timedelta:
+    """How long nothing has changed in a folder."""
+    try:
+        return datetime.now(UTC) - max(map(tables.fs.modified, [folder, *tables.fs.find(folder)]))
+    except FileNotFoundError:  # somebody is at work in it
+        return timedelta(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

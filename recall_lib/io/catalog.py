@@ -1,0 +1,135 @@
+"""The dated tables as external tables of Spark's catalog: `spark.table("recall.top_n").where("dt = '2024-03-03'")`.
+
+Every publication's files also lie in a folder of their own, `<root>/_versions/<partition>/<id>/`, which never changes: the
+partition's location is set to it in one transaction of the metastore, and readers see the old version or the new one. Spark
+keeps the listing of a folder for as long as an application lives; as no folder gets other files, none is ever out of date.
+The version before stays for those who are reading it, until the next publication or `recall gc`.
+
+To publish, `Tables` calls `swap_in` with a folder of audited Parquet and nothing else: a table format with transactions of its
+own (Iceberg, Delta) is a class with the same methods, which overwrites the partition with the folder's rows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pyspark.errors import AnalysisException
+from pyspark.sql.types import StringType, StructField, StructType
+
+from recall_lib import schemas
+from recall_lib.config import Features
+from recall_lib.errors import UsageError
+
+if TYPE_CHECKING:
+    from recall_lib.io.tables import Tables
+
+
+def declared(features: Features) -> dict[str, tuple[StructType, tuple[str, ...]]]:
+    """{table: (its columns in the files, the columns it is partitioned by)}; the other datasets are artefacts."""
+    vectors = StructType([field for field in schemas.USER_VECTORS if field.name != "vector"] + list(schemas.ITEM_VECTORS))
+    by_day = {
+        "events": schemas.events(features),
+        "rejects": schemas.REJECTS,
+        "vocab": schemas.VOCAB,
+        "items": schemas.items(features),
+        "popular": schemas.POPULAR,
+        "top_n": schemas.TOP_N,
+        "top_n_user_id": schemas.TOP_N,
+        "related": schemas.RELATED,
+    }
+    return {name: (schema, ("dt",)) for name, schema in by_day.items()} | {
+        "samples": (schemas.runs(features), ("dt", "split")),
+        "vectors": (vectors, ("dt", "kind")),  # files of either kind lack the other's id: it is null
+    }
+
+
+def create_table(dataset: str, features: Features, database: str, root: str) -> str:
+    """The statement that declares a table."""
+    schema, keys = declared(features)[dataset]
+    columns = [f"  `{field.name}` {field.dataType.simpleString()}" for field in _with_keys(schema, keys)]
+    return (
+        f"CREATE TABLE IF NOT EXISTS {database}.{dataset} (\n" + ",\n".join(columns) + "\n)\n"
+        f"USING parquet\nPARTITIONED BY ({', '.join(keys)})\nLOCATION '{root}/{dataset}'"
+    )
+
+
+def _with_keys(schema: StructType, keys: tuple[str, ...]) -> StructType:
+    return StructType([*schema, *(StructField(key, StringType()) for key in keys)])
+
+
+class Catalog:
+    """The tables of one database, over the folders of `Tables`."""
+
+    def __init__(self, tables: Tables, database: str) -> None:
+        """Raises UsageError where the session's catalog would be gone with the session."""
+        assert tables.spark is not None
+        self.tables, self.spark, self.database = tables, tables.spark, database
+        self.declared = declared(tables.config.features)
+        if self.spark.conf.get("spark.sql.catalogImplementation", "in-memory") == "in-memory":
+            raise UsageError(
+                "tables.database needs a catalog that outlives the session: set spark.conf to "
+                "{spark.sql.catalogImplementation: hive, spark.hadoop.hive.metastore.uris: 'thrift://host:9083'}"
+            )
+
+    def swap_in(self, dataset: str, dt: str, keys: Mapping[str, str], folder: str) -> None:
+        """Make a folder's files what the partition holds: at once for who asks from now on.
+
+        Raises:
+            DataRefused: the table is there with other columns.
+        """
+        self._require_table(dataset)
+        before = self.location(dataset, dt, keys)
+        version = f"{self._versions(dataset, dt, keys)}/{uuid.uuid4().hex}"
+        self.tables.fs.makedirs(version)
+        for path in self.tables.fs.ls(folder, detail=False):
+            self.tables.link(path, f"{version}/{path.rsplit('/', 1)[-1]}")
+        partition = (
+            f"ALTER TABLE {self.database}.{dataset} {{}} PARTITION ({_spec(dt, keys)}) {{}} '{self.tables.uri(version)}'"
+        )
+        self.spark.sql(partition.format("", "SET LOCATION") if before else partition.format("ADD", "LOCATION"))
+        self._keep(dataset, dt, keys, before, version)
+
+    def keep_current(self, dataset: str, dt: str, keys: Mapping[str, str]) -> None:
+        """Remove every version but the current one, whoever may be reading it."""
+        if dataset in self.declared:
+            self._keep(dataset, dt, keys, self.location(dataset, dt, keys))
+
+    def _keep(self, dataset: str, dt: str, keys: Mapping[str, str], *kept: str | None) -> None:
+        for version in self.versions(dataset, dt, keys):
+            if version not in kept:
+                self.tables.fs.rm(version, recursive=True)
+
+    def location(self, dataset: str, dt: str, keys: Mapping[str, str]) -> str | None:
+        """The folder that a partition is read from; None if there is no such partition or table."""
+        try:
+            rows = self.spark.sql(f"DESCRIBE FORMATTED {self.database}.{dataset} PARTITION ({_spec(dt, keys)})").collect()
+        except AnalysisException:
+            return None
+        uri: str = next(row["data_type"] for row in rows if row["col_name"] == "Location")
+        return f"{self._versions(dataset, dt, keys)}/{uri.rsplit('/', 1)[-1]}"
+
+    def versions(self, dataset: str, dt: str, keys: Mapping[str, str]) -> list[str]:
+        """The folders of all versions of a partition that are still there."""
+        folder = self._versions(dataset, dt, keys)
+        return [path.rstrip("/") for path in self.tables.fs.ls(folder, detail=False)] if self.tables.fs.isdir(folder) else []
+
+    def drop(self, dataset: str, dt: str) -> None:
+        """Take a day out of its table; the versions' folders stay."""
+        if self.spark.catalog.tableExists(f"{self.database}.{dataset}"):
+            self.spark.sql(f"ALTER TABLE {self.database}.{dataset} DROP IF EXISTS PARTITION ({_spec(dt, {})})")
+
+    def _versions(self, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
+        return self.tables.aside("_versions", dataset, dt, keys)
+
+    def _require_table(self, dataset: str) -> None:
+        self.spark.sql(f"CREATE DATABASE IF NOT EXISTS {self.database}")
+        root = self.tables.uri(self.tables.root)
+        self.spark.sql(create_table(dataset, self.tables.config.features, self.database, root))
+        name = f"{self.database}.{dataset}"
+        schemas.enforce(self.spark.table(name), _with_keys(*self.declared[dataset]), name)
+
+
+def _spec(dt: str, keys: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} = '{value}'" for key, value in {"dt": dt, **keys}.items())

@@ -1,0 +1,250 @@
+"""What is published under `paths.root`, day by day: from what, how good, how long it took, and what runs now.
+
+    recall status --config conf/globo.yaml --set paths.root=/data/recall
+
+A day is `published` when every table that the pipeline makes for it is there and was made from what is published now;
+`stale` when an input has changed since, such as an earlier day's events; `failed` when its last backfill ended with an error;
+else `missing`. No Spark session is started, and no table read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from recall_lib.config import Config, load_config, parse_day
+from recall_lib.io import locks
+from recall_lib.io.tables import EMPTY_DIGEST, MANIFEST, Tables
+from recall_lib.job import add_config_arguments, guarded
+
+PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
+# What the manifests call their inputs, where that is not the publication's name.
+_INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
+_EVENTS = "events/dt="
+
+Manifests = Mapping[str, Mapping[str, Any]]
+
+
+def publications(config: Config) -> dict[str, tuple[str, ...]]:
+    """The publications of a day by job, in the pipeline's order; those that a day may do without are left out."""
+    asks_for_items = ("items",) if config.model.asks_for_items else ()
+    # Without the clicks of dt, which may not be there yet, protocol `day` has no test split.
+    splits = ("train", "validation", *(("test",) if config.evaluation.protocol == "last_click" else ()))
+    return {
+        "events": ("events",),
+        "vocab": ("vocab",),
+        "items": asks_for_items,
+        "samples": tuple(f"samples/split={split}" for split in splits),
+        "train": ("models",),
+        "vectors": ("vectors/kind=item", "vectors/kind=user"),
+        "index": ("index",),
+        "popular": ("popular",),
+        "top_n": ("top_n", "top_n_user_id") if config.top_n.user_id_only else ("top_n",),
+        "related": ("related",),
+        "metrics": ("metrics",),
+        "report": ("reports",),
+    }
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day, judged by its manifests.
+
+    Attributes:
+        manifests: what is published, by publication.
+        failure: the record that the last backfill of the day left, if it failed.
+        state: published, stale, failed or missing.
+        why: which inputs have changed, what is missing, how it failed; empty if it is published.
+    """
+
+    manifests: Manifests
+    failure: Mapping[str, Any] | None
+    state: str
+    why: str
+
+
+class Days:
+    """The days of a root, as they are published at the moment this is made."""
+
+    def __init__(self, config: Config) -> None:
+        """Reads the events' manifests."""
+        self.tables, self.config = Tables(config), config
+        found = {day: self._manifest("events", day) for day in self.tables.days("events")}
+        self.events = {day: manifest["digest"] for day, manifest in found.items() if manifest}
+
+    def known(self) -> list[str]:
+        """The days that anything is published for but clicks, or whose backfill failed; ascending."""
+        datasets = {name.split("/")[0] for names in publications(self.config).values() for name in names} - {"events"}
+        found = {day for dataset in datasets for day in self._folders(dataset)}
+        return sorted(found | self._folders("_backfill", ".failed.json"))
+
+    def _folders(self, dataset: str, suffix: str = "") -> set[str]:
+        folder, fs = f"{self.tables.root}/{dataset}", self.tables.fs
+        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(folder, detail=False)] if fs.isdir(folder) else []
+        return {n.removeprefix("dt=").removesuffix(suffix) for n in names if n.startswith("dt=") and n.endswith(suffix)}
+
+    def day(self, dt: str, jobs: Collection[str] | None = None) -> Day:
+        """One day, judged by what the named jobs publish (without any: what every day must have)."""
+        by_job = publications(self.config)
+        ordered = self.config.input.ordering == "time"
+        # The clicks of the day itself are no input of its tables where the days are in order: they may be missing.
+        needed = [job for job in by_job if (job in jobs if jobs is not None else job != "events" or not ordered)]
+        names = [*(name for names in by_job.values() for name in names), "samples/split=test"]
+        manifests = {name: found for name in names if (found := self._manifest(name, dt))}
+        path = failure_file(self.tables, dt)
+        failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
+        required = [name for job in needed for name in by_job[job]]
+        return Day(manifests, failure, *judge(required, manifests, self.events, dt, failure, ordered))
+
+    def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
+        """A publication's manifest, None without one; looked for anew if it is replaced between the look and the read."""
+        dataset, *rest = name.split("/")
+        keys = dict(part.split("=") for part in rest)
+        while folder := self.tables.find(dataset, dt, **keys):
+            with suppress(FileNotFoundError):
+                return self.tables.read_json(f"{folder}/{MANIFEST}")
+        return None
+
+
+def failure_file(tables: Tables, dt: str) -> str:
+    """Where a backfill notes down that a day failed."""
+    return f"{tables.root}/_backfill/dt={dt}.failed.json"
+
+
+def judge(
+    required: Sequence[str],
+    manifests: Manifests,
+    events: Mapping[str, str],
+    dt: str,
+    failure: Mapping[str, Any] | None,
+    ordered: bool = True,
+) -> tuple[str, str]:
+    """(state, why) of a day.
+
+    Args:
+        required: the publications that it must have.
+        manifests: those that it has.
+        events: digest of every published day of events.
+        failure: a failed backfill's record: it counts until everything required has been published after it.
+        ordered: whether the days' clicks are in order of time; else each day has a snapshot of its own.
+    """
+    absent = [name for name in required if name not in manifests]
+    if failure and (absent or any(manifests[name]["published_at"] <= failure["at"] for name in required)):
+        return FAILED, f"exit {failure['code']}: {failure['message']}"
+    if absent:
+        return MISSING, "" if len(absent) == len(required) else f"without {', '.join(absent)}"
+    changed = sorted({name for table in required for name in _changed_inputs(table, manifests, events, dt, ordered)})
+    return (STALE, f"changed since: {', '.join(changed)}") if changed else (PUBLISHED, "")
+
+
+def _changed_inputs(table: str, manifests: Manifests, events: Mapping[str, str], dt: str, ordered: bool) -> list[str]:
+    """The inputs of a publication that are published otherwise than it knew them, or not at all."""
+    manifest = manifests[table]
+    now = {_EVENTS + day: digest for day, digest in events.items()}
+    now |= {name: other["digest"] for name, other in manifests.items() if name != "events"}
+    then = dict(manifest["inputs"])
+    days = {name for name in then if name.startswith(_EVENTS)}
+    changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
+    if ordered and any(name < _EVENTS + dt for name in days):  # it knows all clicks before dt, or did
+        before = {name for name, digest in now.items() if _EVENTS <= name < _EVENTS + dt and digest != EMPTY_DIGEST}
+        changed += before - days
+    if manifest.get("status") == "pending" and dt in events:
+        changed.append(_EVENTS + dt)
+    if table == "reports" and "metrics" in manifests and manifest["published_at"] < manifests["metrics"]["published_at"]:
+        changed.append("metrics")
+    return changed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall status --config F [--dt D]`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="recall status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--dt", metavar="YYYY-MM-DD", help="one day in detail")
+    args = parser.parse_args(argv)
+
+    def show() -> None:
+        days = Days(load_config(args.config, args.overrides))
+        print("\n".join(details(days, parse_day(args.dt)) if args.dt else overview(days)))
+
+    return guarded("status", show)
+
+
+def overview(days: Days) -> list[str]:
+    """A line a day."""
+    running = locks.holders(days.config.paths.root)
+    known = sorted({*days.known(), *(name.removeprefix("dt=") for name in running if name.startswith("dt="))})
+    clicks = f"{days.tables.root}: {len(days.events)} days of events" + (
+        f", {min(days.events)} to {max(days.events)}" if days.events else ""
+    )
+    rows = [("day", "state", "model", "validation", "test hr@10", "seconds", "note")]
+    for dt in known:
+        day = days.day(dt)
+        note = f"running: {running[f'dt={dt}']}" if f"dt={dt}" in running else day.why
+        rows.append((dt, day.state, *facts(days.tables, dt, day.manifests), note))
+    others = [f"{name} is held by {owner}" for name, owner in running.items() if not name.startswith("dt=")]
+    latest = f"{days.tables.root}/models/latest.json"
+    if days.tables.fs.exists(latest):
+        others.append(f"latest model: {days.tables.read_json(latest)['dt']}")
+    return [clicks, *(table(rows) if known else ["no day is published"]), *others]
+
+
+def facts(tables: Tables, dt: str, manifests: Manifests) -> tuple[str, str, str, str]:
+    """Model version, NDCG@10 on validation, HR@10 on test, and seconds of all stages; `-` for what is not known."""
+    model = manifests.get("models", {})
+    validation = model.get("validation") or {}
+    took: dict[str, float] = {}
+    for name, manifest in manifests.items():
+        # The splits are written in one pass, and each has the seconds of all; events may have been for other days too.
+        job = "samples" if name.startswith("samples/") else name
+        took[job] = max(took.get(job, 0.0), manifest["seconds"] if job != "events" else 0.0)
+    seconds = f"{sum(took.values()):.1f}"
+    return model.get("version", "-")[:12], figure(validation.get("ndcg@10")), hit_rate(tables, dt, manifests), seconds
+
+
+def hit_rate(tables: Tables, dt: str, manifests: Manifests) -> str:
+    """HR@10 of the day's model on its test clicks, `pending` until there are any."""
+    if "metrics" not in manifests or manifests["metrics"]["status"] == "pending":
+        return manifests.get("metrics", {}).get("status", "-")
+    metrics = json.loads(tables.fs.cat_file(f"{tables.folder('metrics', dt)}/metrics.json"))
+    return figure(metrics["model"]["hr@10"] if metrics["users"] else None)
+
+
+def figure(value: float | None) -> str:
+    """Four digits, or `-`."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def details(days: Days, dt: str) -> list[str]:
+    """One day: its publications with their inputs, metrics and times."""
+    day = days.day(dt)
+    lines = [f"{dt}: {day.state}" + (f" ({day.why})" if day.why else "")]
+    owner = locks.holders(days.config.paths.root).get(f"dt={dt}")
+    lines += [f"running now: {owner}"] if owner else []
+    rows = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
+    ordered = days.config.input.ordering == "time"
+    for name, manifest in sorted(day.manifests.items(), key=lambda found: found[1]["published_at"]):
+        changed = _changed_inputs(name, day.manifests, days.events, dt, ordered)
+        clicks = [key for key in manifest["inputs"] if key.startswith(_EVENTS)]
+        others = [key for key in manifest["inputs"] if key not in clicks]
+        source = ([f"{len(clicks)} days of events"] if clicks else []) + others
+        at = manifest["published_at"].removesuffix("+00:00").replace("T", " ")
+        row = [name, str(manifest.get("rows", "-")), f"{manifest['seconds']:.1f}", at, manifest["run_id"]]
+        note = f"; changed since: {', '.join(sorted(changed))}" if changed else ""
+        rows.append((*row, manifest["digest"][:12], ", ".join(source) + note))
+    if len(rows) > 1:
+        lines += table(rows)
+        model, validation, test, seconds = facts(days.tables, dt, day.manifests)
+        lines.append(f"model {model}, validation ndcg@10 {validation}, test hr@10 {test}, {seconds} s in all")
+    return lines
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

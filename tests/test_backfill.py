@@ -1,0 +1,228 @@
+"""Which days a backfill runs, how it ends, and that no kill shows in what is published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from jobs import events
+from recall_lib import backfill, cli, simulator
+from recall_lib.backfill import TAKEN_UP, Asked, Attempt, Incomplete, days_between, require_published
+from recall_lib.config import Config
+from recall_lib.errors import UsageError
+from recall_lib.io import locks
+from recall_lib.job import Context
+from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days
+from tests.conftest import ROOT
+
+DAYS = ["2024-03-02", "2024-03-03", "2024-03-04"]
+JOBS = ["events", "vocab"]
+
+
+def test_a_range_is_half_open() -> None:
+    assert days_between("2024-02-28", "2024-03-02") == ["2024-02-28", "2024-02-29", "2024-03-01"]
+    for start, end in (("2024-03-02", "2024-03-02"), ("2024-03-02", "2024-03-01"), ("2024-02-30", "2024-03-02")):
+        with pytest.raises(UsageError, match="--start"):
+            days_between(start, end)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [("--jobs", "vocab,pipeline", "--jobs pipeline: choose from events"), ("--max-active", "0", "at least 1")],
+)
+def test_bad_usage(argument: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "conf" / "globo.yaml")
+    arguments = ["backfill", "--config", config, "--start", DAYS[0], "--end", DAYS[1], argument, value]
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_reprocessed() -> None:
+    states = [PUBLISHED, STALE, FAILED, MISSING]
+    taken = {name: [state for state in states if state in TAKEN_UP[name]] for name in TAKEN_UP}
+    assert taken == {"missing": [FAILED, MISSING], "failed": [FAILED], "stale": [STALE, FAILED, MISSING], "all": states}
+
+
+@pytest.mark.parametrize(
+    ("states", "codes", "exit_code"),
+    [
+        ([PUBLISHED, STALE], [], 0),
+        ([PUBLISHED, PUBLISHED], [0, 75], 0),  # who had the lock has published it
+        ([PUBLISHED, MISSING], [0, 75], 75),
+        ([FAILED, MISSING], [3, 75], 3),
+        ([FAILED, FAILED], [4, 3], 4),
+        ([FAILED, MISSING], [137], 137),
+        ([MISSING, PUBLISHED], [], 1),
+    ],
+)
+def test_exit_codes(states: list[str], codes: list[int], exit_code: int) -> None:
+    after = {day: Day({}, None, state, "") for day, state in zip(DAYS, states, strict=False)}
+    attempts = {day: Attempt(code, 1.0, "") for day, code in zip(DAYS, codes, strict=False)}
+    found = 0
+    try:
+        require_published(after, attempts)
+    except Incomplete as error:
+        found = error.exit_code
+    assert found == exit_code
+
+
+class Fake:
+    """A process that ends when it is asked for the third time, with its day's code."""
+
+    codes: ClassVar[dict[str, int]] = {}
+    active: ClassVar[list[str]] = []
+    most = 0
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.day, self.asked = arguments[arguments.index("--dt") + 1], 0
+        Fake.active.append(self.day)
+        Fake.most = max(Fake.most, len(Fake.active))
+
+    def ended(self) -> bool:
+        self.asked += 1
+        return self.asked > 2
+
+    def end(self) -> None:
+        assert self.asked > 2, "it still ran in the end"
+
+    def attempt(self) -> Attempt:
+        Fake.active.remove(self.day)
+        return Attempt(Fake.codes.get(self.day, 0), 1.0, "words")
+
+
+@pytest.fixture
+def request_of(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Asked]]:
+    """A backfill of DAYS whose processes are fakes."""
+
+    def make(codes: dict[str, int], **options: Any) -> Asked:
+        Fake.codes, Fake.most = codes, 0
+        defaults = {"jobs": ["vocab"], "reprocess": "missing", "max_active": 1, "stop": True}
+        return Asked(make_config(), ["--config", "c.yaml"], DAYS, **(defaults | options))
+
+    monkeypatch.setattr(backfill, "Process", Fake)
+    monkeypatch.setattr(backfill, "_POLL_S", 0.001)
+    yield make
+    assert Fake.active == []
+
+
+@pytest.mark.parametrize(("code", "stop", "ran"), [(0, True, DAYS), (3, True, DAYS[:2]), (3, False, DAYS), (75, True, DAYS)])
+def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], code: int, stop: bool, ran: list[str]) -> None:
+    request = request_of({DAYS[1]: code}, stop=stop)
+    attempts = backfill.run_days(request, DAYS)
+    assert list(attempts) == ran
+    assert Fake.most == 1
+    found = Days(request.config).day(DAYS[1], ["vocab"])
+    assert (found.state, found.why) == ((FAILED, "exit 3: words") if code == 3 else (MISSING, ""))
+    backfill.run_days(request_of({}), DAYS)
+    assert Days(request.config).day(DAYS[1], ["vocab"]).state == MISSING, "a success takes the record away"
+
+
+def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:
+    assert sorted(backfill.run_days(request_of({}, max_active=2), DAYS)) == DAYS
+    assert Fake.most == 2
+
+
+def test_days_at_once_share_one_ingestion_at_first(request_of: Callable[..., Asked]) -> None:
+    with pytest.raises(Incomplete, match="events are not ingested: words") as error:
+        backfill.run_days(request_of({DAYS[-1]: 4}, max_active=2, jobs=None), DAYS)
+    assert (error.value.exit_code, Fake.most) == (4, 1)
+    Fake.active.clear()
+
+
+@pytest.fixture(scope="module")
+def log() -> simulator.Log:
+    return simulator.simulate(users=40, items=60, days=5)
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config], log: simulator.Log) -> Config:
+    features = {"item_id": {"min_count": 1}}
+    made = make_config(input={"max_reject_share": 0.2}, features=features, evaluation={"protocol": "day"})
+    simulator.write_rows(log, Path(made.input.path))
+    return made
+
+
+def contents(root: Path, *without: str) -> dict[str, str]:
+    """Every published file's digest, but of folders whose path holds one of `without`."""
+    found = {str(path.parent.relative_to(root)): path.read_text() for path in root.rglob("_manifest.json")}
+    return {name: text for name, text in found.items() if not any(part in name for part in without)}
+
+
+def digests(root: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    loaded = {name: json.loads(text) for name, text in contents(root).items()}
+    return {name: (found["digest"], found["inputs"]) for name, found in loaded.items()}
+
+
+def run_day(run_jobs: Callable[..., Context], config: Config, day: str) -> None:
+    events.run(Context(config, day, "test"), backfill=True)
+    run_jobs(config, day, "vocab")
+
+
+def test_an_old_day_changes_that_day_alone(run_jobs: Callable[..., Context], config: Config) -> None:
+    root = Path(config.paths.root)
+    run_day(run_jobs, config, DAYS[2])
+    before = contents(root)
+    run_day(run_jobs, config, DAYS[0])
+    assert contents(root, f"vocab/dt={DAYS[0]}", f"rejects/dt={DAYS[0]}") == {
+        name: text for name, text in before.items() if name != f"rejects/dt={DAYS[0]}"
+    }
+    states = {day: Days(config).day(day, JOBS) for day in DAYS}
+    assert [states[day].state for day in DAYS] == [PUBLISHED, MISSING, PUBLISHED]
+    file = Path(config.input.path) / "clicks" / f"{DAYS[0]}.csv"
+    header, *lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([header, *lines[10:]]))
+    events.run(Context(config, DAYS[0], "test"), backfill=True)
+    found = Days(config).day(DAYS[2], JOBS)
+    assert (found.state, found.why) == (STALE, f"changed since: events/dt={DAYS[0]}")
+    assert Days(config).day(DAYS[0], JOBS).state == PUBLISHED, "it knows the days before it alone"
+
+
+def start(config_file: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "recall_lib.cli", "backfill", "--config", str(config_file)]
+    command += ["--start", DAYS[0], "--end", DAYS[2], "--jobs", ",".join(JOBS)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)
+
+
+def test_a_killed_backfill_goes_on_as_if_nothing_had_been(
+    run_jobs: Callable[..., Context], config: Config, tmp_path: Path
+) -> None:
+    root = Path(config.paths.root)
+    for day in DAYS[:2]:
+        run_day(run_jobs, config, day)
+    undisturbed = digests(root)
+    shutil.rmtree(root)
+    killed = start(tmp_path / "config.yaml")
+    deadline = time.monotonic() + 120
+    while not list(root.glob(f"events/dt={DAYS[0]}/_manifest.json")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    owner = locks.holders(str(root))[f"dt={DAYS[0]}"].pid
+    os.killpg(killed.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while locks.holders(str(root)):
+        assert time.monotonic() < deadline, "the day's process outlived the backfill"
+    assert locks._start_of(owner) is None
+    assert "2 of 2 days to run" in run_whole(tmp_path / "config.yaml")
+    assert digests(root) == undisturbed
+    before = contents(root)
+    assert "nothing to do: no day is failed or missing" in run_whole(tmp_path / "config.yaml")
+    assert contents(root) == before
+
+
+def run_whole(config_file: Path) -> str:
+    process = start(config_file)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said

@@ -1,0 +1,135 @@
+"""`recall gc` removes what is past retention or left behind, and nothing else."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from recall_lib import cli
+from recall_lib.gc import DEAD_AFTER
+from recall_lib.io import locks
+from recall_lib.io.tables import MANIFEST, Tables
+
+DAYS = [f"2024-01-0{n}" for n in range(1, 6)]
+
+
+@pytest.fixture
+def tables(make_config):
+    """Five days of three datasets; `latest` is the oldest model."""
+    tables = Tables(make_config(retention={"events_days": 4, "tables_days": 2}))
+    for dt in DAYS:
+        for dataset, keys in (("events", {}), ("models", {}), ("samples", {"split": "train"}), ("samples", {"split": "test"})):
+            with tables.publish_files(dataset, dt, facts={"rows": 1}, **keys) as folder:
+                (folder / "x").write_text(dt)
+    tables.point_to_latest("models", DAYS[0])
+    (Path(tables.root) / "log").mkdir()
+    return tables
+
+
+def gc(tmp_path, *argv):
+    return cli.main(["gc", "--config", str(tmp_path / "config.yaml"), *argv])
+
+
+def files(tables):
+    return {path.removeprefix(f"{tables.root}/") for path in tables.fs.find(tables.root, withdirs=True)}
+
+
+def left(tables, dataset):
+    return sorted(path.name.removeprefix("dt=") for path in Path(tables.root, dataset).glob("dt=*"))
+
+
+def aged(path: Path, seconds: float):
+    for one in (*path.rglob("*"), path):
+        os.utime(one, (time.time() - seconds,) * 2)
+
+
+def test_days_past_retention_go_and_latest_stays(tables, tmp_path, capsys):
+    before = files(tables)
+    assert gc(tmp_path, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert files(tables) == before
+    assert gc(tmp_path) == 0
+    assert capsys.readouterr().out == said.replace("would remove", "removes")
+    assert (left(tables, "events"), left(tables, "models")) == ([DAYS[0], *DAYS[1:]], DAYS)
+    assert left(tables, "samples") == [DAYS[0], *DAYS[3:]]
+    assert "samples/dt=2024-01-02: past the 2 newest days" in said
+    assert gc(tmp_path) == 0
+    assert capsys.readouterr().out == "gc: nothing to remove\n"
+    assert Path(tables.root, "log").is_dir()
+
+
+def test_keep_days_takes_the_place_of_retention(tables, tmp_path):
+    assert gc(tmp_path, "--keep-days", "1") == 0
+    assert {left(tables, name) == [DAYS[0], DAYS[4]] for name in ("events", "models", "samples")} == {True}
+    assert gc(tmp_path, "--keep-days", "0") == 2
+
+
+def test_without_retention_no_day_goes(make_config, tables, tmp_path):
+    make_config()
+    before = files(tables)
+    assert gc(tmp_path) == 0
+    assert files(tables) == before
+
+
+@pytest.mark.parametrize(("hours", "stays"), [(0.5, True), (DEAD_AFTER.total_seconds() / 3600 + 1, False)])
+def test_staging_goes_when_nothing_has_changed_for_long(tables, tmp_path, hours, stays):
+    staging = Path(tables.root, "_staging", "abc-top_n-dt=2024-01-05")
+    (staging / "_temporary").mkdir(parents=True)
+    aged(staging, 3600 * 24)
+    (staging / "_temporary" / "part").write_text("x")
+    aged(staging / "_temporary" / "part", 3600 * hours)
+    for path in (staging / "_temporary", staging):
+        os.utime(path, (time.time() - 3600 * 24,) * 2)
+    assert gc(tmp_path) == 0
+    assert staging.exists() == stays
+
+
+def test_what_a_living_run_has_stays(tables, tmp_path):
+    staging = Path(tables.root, "_staging", f"{tables.run_id}-models-dt=2024-01-02")
+    staging.mkdir(parents=True)
+    aged(staging, 3600 * 24)  # it trains, and has written nothing yet
+    with locks.held(tables.root, f"dt={DAYS[1]}", tables.run_id):
+        assert gc(tmp_path) == 0
+    assert staging.exists()
+    assert left(tables, "samples") == [*DAYS[:2], *DAYS[3:]]
+    assert gc(tmp_path) == 0
+    assert not staging.exists()
+
+
+def test_a_retired_version_stays_while_readers_need_it(tables, tmp_path):
+    retired = Path(tables.root, "_retired")
+    retired.mkdir(exist_ok=True)
+    day = Path(tables.path("samples", DAYS[4], split="test"))
+    day.rename(retired / f"samples-dt={DAYS[4]}-split=test")  # killed between the renames
+    assert gc(tmp_path) == 0
+    assert tables.manifest("samples", DAYS[4], split="test")["dt"] == DAYS[4]
+    with tables.publish_files("samples", DAYS[4], split="test"):
+        pass
+    (retired / f"samples-dt={DAYS[4]}-split=test").mkdir()
+    assert gc(tmp_path) == 0
+    assert not list(retired.iterdir())
+
+
+def test_checkpoints_of_published_models_go(tables, tmp_path):
+    checkpoints = Path(tables.root, "_checkpoints")
+    checkpoints.mkdir()
+    old, new, other = (checkpoints / f"models-dt={dt}.safetensors" for dt in (DAYS[1], DAYS[2], "2024-01-09"))
+    for path in (old, new, other):
+        path.write_text("x")
+    aged(old, 3600)
+    os.utime(new, (time.time() + 60,) * 2)  # being trained again
+    assert gc(tmp_path) == 0
+    assert sorted(checkpoints.iterdir()) == [new, other]
+
+
+def test_a_kill_half_way_leaves_nothing_that_looks_published(tables, monkeypatch):
+    from recall_lib.gc import Garbage, remove
+
+    monkeypatch.setattr(tables.fs, "rm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        remove(tables, Garbage(tables.path("samples", DAYS[1]), ""))
+    assert tables.find("samples", DAYS[1], split="train") is None
+    assert not [path for path in tables.fs.find(tables.path("samples", DAYS[1])) if path.endswith(MANIFEST)]
+    assert json.loads(Path(tables.path("samples", DAYS[2], split="train"), MANIFEST).read_text())["dt"] == DAYS[2]
