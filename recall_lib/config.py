@@ -233,7 +233,7 @@ class Training(Section):
 class Index(Section):
     """FAISS."""
 
-    recall_target: float = Field(0.99, gt=0, le=1)  # of the exact top_n.n, on real users: the fastest index that keeps it
+    recall_target: float = Field(0.99, gt=0, le=1)  # of the exact top_n.n, on real users: the cheapest index keeps it
     factory: str | None = None  # a FAISS index_factory string in place of that choice; Flat is exact
     nprobe: int | None = Field(None, ge=1)  # lists that an IVF index of this factory visits; null: FAISS's default
 

@@ -31,6 +31,7 @@ from recall_lib.job import add_arguments, context, guarded
 from recall_lib.runs import Ragged, Runs, Windows
 from recall_lib.transforms.popular import ALL
 
+_MOST = 100_000  # items asked for
 # Rows of top_n that are decoded at a time in search of one.
 _ROWS = 1024
 
@@ -51,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="recall query", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--user", metavar="ID", help="the list published in top_n for this user")
+    asked.add_argument(
+        "--user",
+        metavar="ID",
+        help="the list published in top_n for this user; without one the most clicked items, allowed or not",
+    )
     asked.add_argument("--item", metavar="ID", help="the items nearest to this one")
     asked.add_argument(
         "--history",
@@ -185,8 +190,8 @@ def _ragged(rows: list[list[Any]]) -> Ragged:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MOST}")
     return int(text)
 
 

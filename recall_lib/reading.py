@@ -62,9 +62,12 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
             ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
             inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
             items = items.join(ids, "item_id", join)
-    allowed = np.zeros(ctx.tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], bool)
+    allowed = np.arange(ctx.tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID]) >= FIRST_INDEX
+    if not inputs:
+        return allowed, inputs
+    allowed[:] = False
     allowed[items.select("item_index").toPandas()["item_index"]] = True
-    if inputs and not allowed.any():
+    if not allowed.any():
         raise DataRefused(
             f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of vocab/dt={ctx.dt}: check the "
             f"ids in column {config.input.item_columns.item_id} of these tables"

@@ -31,7 +31,10 @@ Packed = npt.NDArray[np.uint64]  # see _pack
 # FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
 faiss.cvar.distance_compute_blas_threshold = 20
 EXACT = "Flat"  # a FAISS index_factory string
+_FEW_MISSING = 0.9  # share of the items from which a part is searched as the whole is
+_LARGEST = 1e15  # of a number in a vector: FAISS squares it
 _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
+_STEP = 1.25  # from one depth of search to the next
 _CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
 _DENSE = 1 << 23  # scores held at once when all items are ranked
 _LAST = np.uint64(2**64 - 1)  # sorts after every packed score
@@ -117,8 +120,8 @@ class ItemIndex:
     def search(self, users: Floats, n: int, seen: Ragged | None = None) -> tuple[Ints, Floats]:
         """The n items of the largest inner product, best first, ties by item id bytes.
 
-        With a `Flat` index the result is exact. With an approximate one, a row that it leaves short of n (few lists
-        visited, many seen items) is searched exactly.
+        With a `Flat` index the result is exact. With an approximate one, a row is searched exactly that is left short of n or
+        has seen more items than it wants. In no case does it matter what other rows there are.
 
         Args:
             users: float32 [B, d].
@@ -135,17 +138,19 @@ class ItemIndex:
         seen = seen or nothing_seen(len(users))
         catalogue = len(self.vectors) - FIRST_INDEX
         packed = np.full((len(users), n), _LAST)
-        fetch = np.minimum(n + seen.lengths + _OVERFETCH, catalogue)
-        rows = np.arange(len(users) if catalogue else 0)
+        fetch = np.minimum(_depths(n + _OVERFETCH, seen.lengths), catalogue)
         approximate = not isinstance(self.index, faiss.IndexFlat)
-        while len(rows):
-            again = []
+        deep = approximate & (seen.lengths > n + _OVERFETCH)  # its few lists would not hold what is left
+        rows, again = np.flatnonzero(~deep) if catalogue else np.zeros(0, np.int64), [np.flatnonzero(deep)]
+        while len(rows) or len(again[0]):
             for chunk, k in _chunks(rows, fetch):
                 own = seen.slices(seen.offsets[chunk], seen.offsets[chunk + 1])
                 packed[chunk], complete = self._search_chunk(users[chunk], n, k, own, approximate)
                 again.append(chunk[~complete])
-            rows, approximate = np.concatenate(again), False
-            fetch[rows] = np.minimum(4 * fetch[rows], catalogue)
+            rows, again = np.concatenate(again), [np.zeros(0, np.int64)]
+            if not approximate:
+                fetch[rows] = np.minimum(4 * fetch[rows], catalogue)
+            approximate = False
         found = packed != _LAST
         items = (
             self._item_of_rank[np.where(found, packed & _RANK, 0).astype(np.int64)] if catalogue else np.zeros_like(packed, int)
@@ -175,7 +180,10 @@ class ItemIndex:
         return self if isinstance(self.index, faiss.IndexFlat) else ItemIndex.build(self.vectors, self.item_ids)
 
     def only(self, allowed: npt.NDArray[np.bool_]) -> ItemIndex:
-        """Some of the items, numbered anew from 2 in the same order, behind an index of the same kind and settings.
+        """Some of the items, numbered anew from 2 in the same order.
+
+        Where a few are missing, the index is of the same kind and settings; where many are, it is exact: of what an approximate
+        one finds among all items too little would be left.
 
         Args:
             allowed: of each item index, [n]; 0 and 1 stay what they are.
@@ -183,7 +191,7 @@ class ItemIndex:
         kept = np.flatnonzero(allowed[FIRST_INDEX:]) + FIRST_INDEX
         rows = np.concatenate([np.arange(FIRST_INDEX), kept])
         vectors = np.ascontiguousarray(self.vectors[rows])
-        if isinstance(self.index, faiss.IndexFlat):
+        if isinstance(self.index, faiss.IndexFlat) or len(kept) < _FEW_MISSING * (len(self.vectors) - FIRST_INDEX):
             index: Any = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
         else:
             index = faiss.clone_index(self.index)  # what training found, and nprobe and the like, stay
@@ -260,14 +268,20 @@ def nothing_seen(rows: int) -> Ragged:
     return Ragged.of(np.zeros(0, np.int64), np.zeros(rows, np.int64))
 
 
+def _depths(wanted: int, seen: Ints) -> Ints:
+    """Candidates that each row needs, [B]: in steps, so that rows share searches, but by its own needs alone."""
+    steps = np.ceil(np.log1p(seen / wanted) / np.log(_STEP))
+    return np.ceil(wanted * _STEP**steps).astype(np.int64)
+
+
 def _chunks(rows: Ints, fetch: Ints) -> Iterator[tuple[Ints, int]]:
-    """(rows, candidates): rows that need about as many, so that a user with a long history deepens few searches."""
+    """(rows, candidates): a bounded number of rows that need the same."""
     rows = rows[np.argsort(fetch[rows], kind="stable")]
     while len(rows):
         need = fetch[rows]
-        alike = int(np.searchsorted(need, need[0] * 5 // 4, side="right"))
-        size = max(1, min(alike, _CHUNK // int(need[alike - 1])))
-        yield rows[:size], int(need[size - 1])
+        alike = int(np.searchsorted(need, need[0], side="right"))
+        size = max(1, min(alike, _CHUNK // int(need[0])))
+        yield rows[:size], int(need[0])
         rows = rows[size:]
 
 
@@ -297,9 +311,10 @@ def candidates(targets: Ints, seen: Ragged, bound: int) -> npt.NDArray[np.bool_]
 
 
 def _require_finite(vectors: Floats, whose: str) -> None:
-    if not np.isfinite(vectors).all():
+    if not (np.abs(vectors) < _LARGEST).all():  # nor are those that are no numbers
         raise DataRefused(
-            f"{whose} vectors are not finite: training diverged; lower training.learning_rate and run `recall train`"
+            f"{whose} vectors are not finite or beyond {_LARGEST:g}: training diverged; lower training.learning_rate and run "
+            "`recall train`"
         )
 
 

@@ -26,6 +26,7 @@ _FACTORY, _BROUGHT = "IVF{lists},PQ{width}x4fs,Refine(SQ8)", 3.0
 # for each item in the lists visited. Measured for 200 items of 64 dimensions on one core.
 _IVF_FIXED, _IVF_EACH = 25_000, 2.5
 _LEAST_IN_LIST = 39  # items; with fewer FAISS warns that the lists mean little
+_LEAST_USERS = 100  # on whom a recall says something
 _FINER = 1.15  # the next number of lists that is tried
 
 
@@ -35,12 +36,13 @@ def build_by_promise(
     """The index of the fewest comparisons whose recall@n keeps the promise; the exact one where none does.
 
     The lists to visit are as few as half of the users need, by two standard errors above the target; the recall that is told
-    is that of the other half, which must hold the target too.
+    is that of the other half, which must hold the target too. Users have seen nothing here: who has seen much is searched
+    exactly by `ItemIndex`.
 
     Args:
         vectors: of items, float32 [n, d], as in `ItemIndex.build`.
         item_ids: string [n].
-        users: vectors of real users, float32 [m, d].
+        users: vectors of real users, float32 [m, d], each another; with too few of them the index is exact.
         n: items that a user gets.
         target: share of the exact top-n that must be found, up to 1.
 
@@ -49,7 +51,7 @@ def build_by_promise(
     """
     exact, items = ItemIndex.build(vectors, item_ids), len(vectors) - FIRST_INDEX
     tuning, others, lists = users[::2], users[1::2], _lists(items)
-    if target < 1 and len(others) and items > _IVF_FIXED + lists:
+    if target < 1 and len(others) >= _LEAST_USERS and items > _IVF_FIXED + lists:
         factory = _FACTORY.format(lists=lists, width=vectors.shape[1])
         index, wanted = ItemIndex.build(vectors, item_ids, factory), exact.search(tuning, n)[0]
         index.index.k_factor = _BROUGHT
@@ -115,7 +117,7 @@ def recalls(found: Ints, wanted: Ints) -> npt.NDArray[np.float64]:
 
 def _lists(items: int) -> int:
     """A power of two of up to two square roots: choosing lists then costs about as much as looking into a few of them."""
-    return 1 << int(np.log2(min(2 * np.sqrt(items), items / _LEAST_IN_LIST) or 1))
+    return 1 << int(np.log2(max(1, min(2 * np.sqrt(items), items / _LEAST_IN_LIST))))
 
 
 def _ladder(lists: int) -> Iterator[int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recall_lib.config import Feature, Features, ItemFeature, ItemId, Model, Recency
+from recall_lib.model import encoders
 from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import Dropout
 from recall_lib.model.towers import YouTubeDNN
@@ -260,3 +261,15 @@ def test_vectors_of_the_day_leave_room_for_the_prior(make: Callable) -> None:
     torch.testing.assert_close(model.user_vectors(batch) @ items.T, expected, atol=1e-4, rtol=1e-4)
     logits = model.shared_scores(users, slice(None))  # what validation ranks by
     torch.testing.assert_close(model.user_vectors(batch) @ model.item_vectors().T, logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bags", [True, False])
+@pytest.mark.parametrize("many", [1, 10**9])  # ids from which SciPy's loop is taken
+def test_the_gradient_of_a_table_is_the_sum_of_its_rows(monkeypatch, many, bags):
+    monkeypatch.setattr(encoders, "_MANY", many)
+    lengths = torch.tensor([3, 0, 2, 1]) if bags else None
+    values, rows = torch.tensor([4, 2, 4, 1, 4, 2]), torch.randn(4 if bags else 6, 3)
+    expected = torch.zeros(5, 3)
+    for value, row in zip(values, rows if lengths is None else rows.repeat_interleave(lengths, 0), strict=True):
+        expected[value] += row
+    torch.testing.assert_close(encoders._sums(values, lengths, rows, 5), expected)

@@ -70,10 +70,11 @@ def test_rank_is_the_place_in_the_full_sort(data, coarse, items, seed):
         assert ranks[row] == order.index(targets[row]) + 1
 
 
-def test_a_user_gets_the_same_list_in_any_batch():
-    index, users = make(3000, dim=48), make_users(300, dim=48)
+@pytest.mark.parametrize(("factory", "nprobe"), [("Flat", None), ("IVF32,PQ48x4fs,Refine(SQ8)", 6)])
+def test_a_user_gets_the_same_list_in_any_batch(factory, nprobe):
+    index, users = make(3000, dim=48, factory=factory, nprobe=nprobe), make_users(300, dim=48)
     rng = np.random.default_rng(2)
-    lists = [set(rng.integers(2, 3002, rng.integers(0, 60)).tolist()) for _ in users]
+    lists = [set(rng.integers(2, 3002, rng.integers(0, 160)).tolist()) for _ in users]
     whole = index.search(users, 100, seen_lists(lists))
     ranks = index.rank(users, np.full(300, 7), seen_lists([one - {7} for one in lists]))
     for step in (1, 7, 128):
@@ -127,11 +128,27 @@ def test_only_the_allowed_items(data, coarse, items, seed):
             assert ranked[row] == min(3, allowed.sum())
 
 
+def test_a_small_part_of_an_approximate_index_is_exact():
+    index, users = make(2000, factory="IVF16,Flat", nprobe=1), make_users(4)
+    allowed = np.arange(2002) % 3 > 1
+    found, scores = index.only(allowed).search(users, 20)
+    for one, other in zip((found, scores), index.exact().only(allowed).search(users, 20), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_who_has_seen_more_than_is_wanted_is_searched_exactly():
+    index, users = make(3000, factory="IVF32,Flat", nprobe=1), make_users(3)
+    lists = [{item for item, _ in oracle(index, user, set())[:seen]} for user, seen in zip(users, (0, 50, 900), strict=True)]
+    found, exact = (one.search(users, 20, seen_lists(lists))[0] for one in (index, index.exact()))
+    assert set(found[0]) != set(exact[0])
+    np.testing.assert_array_equal(found[1:], exact[1:])
+
+
 @pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,PQ4x4fs,Refine(SQ8)", "PCA3,IVF8,Flat", "HNSW8"])
 def test_a_part_of_an_approximate_index_is_searched_as_the_whole_is(factory):
     nprobe = 3 if "IVF" in factory else None
     index, users = make(2000, factory=factory, nprobe=nprobe), make_users(4)
-    allowed = np.arange(2002) % 3 > 0
+    allowed = np.arange(2002) % 20 > 1
     part = index.only(allowed)
     assert part.index.ntotal == allowed[2:].sum()
     if nprobe:

@@ -54,16 +54,29 @@ def test_a_higher_promise_visits_more_lists(clustered):
     assert probes[0] < probes[1] < probes[2]
 
 
+@pytest.mark.usefixtures("cheap")
 def test_where_nothing_holds_it_or_nothing_is_gained_the_index_is_exact(clustered, monkeypatch):
     vectors, ids, users, _ = clustered
     assert build_by_promise(vectors, ids, users, N, 1.0)[1]["factory"] == "Flat"
     assert build_by_promise(vectors, ids, users[:0], N, 0.9)[1]["factory"] == "Flat"
-    assert build_by_promise(vectors[:500], ids[:500], users, N, 0.9)[1]["factory"] == "Flat"
     assert build_by_promise(vectors, ids, users, 19_000, 0.5)[1]["factory"] == "Flat"  # few lists hold fewer than n
     monkeypatch.setattr(promise, "_IVF_EACH", 1e9)
     index, facts = build_by_promise(vectors, ids, users, N, 0.9)
     assert (facts["factory"], facts["nprobe"], facts["recall"]) == ("Flat", None, 1.0)
     assert index.index.ntotal == 20_000
+
+
+@pytest.mark.parametrize("items", [0, 1, 10, 19, 500, 20_000])
+def test_a_small_catalogue_is_searched_exactly(clustered, items):
+    vectors, ids, users, _ = clustered
+    rows = items + FIRST_INDEX
+    assert build_by_promise(vectors[:rows], ids[:rows], users[:200], N, 0.9)[1]["factory"] == "Flat"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_few_users_promise_nothing(clustered):
+    vectors, ids, users, _ = clustered
+    assert build_by_promise(vectors, ids, users[:150], N, 0.5)[1]["factory"] == "Flat"
 
 
 def test_recall_against_a_loop():
