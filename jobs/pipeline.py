@@ -4,6 +4,7 @@ import sys
 from collections.abc import Collection
 
 from jobs import events, index, items, metrics, popular, related, report, samples, top_n, train, vectors, vocab
+from recall_lib import log
 from recall_lib.job import Context, main
 
 STAGES = (events, vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
@@ -12,8 +13,10 @@ STAGES = (events, vocab, items, samples, train, vectors, index, popular, top_n, 
 def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
     """Ingest the days up to dt that the log has and events lacks, then run every stage for dt; `jobs`: only those named."""
     for stage in STAGES:
-        if jobs is not None and stage.__name__.removeprefix("jobs.") not in jobs:
+        name = stage.__name__.removeprefix("jobs.")
+        if jobs is not None and name not in jobs:
             continue
+        log.bind(stage=name)
         if stage is events:
             events.run(ctx, backfill=True)
         else:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recall_lib import log
 from recall_lib.config import load_config
 from recall_lib.io import locks
 from recall_lib.io.tables import Tables
@@ -35,18 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="recall forget", description=__doc__, allow_abbrev=False)
     add_config_arguments(parser)
     parser.add_argument("--user", required=True, metavar="ID", help="the user_id, as it is in the events")
+    log.add_argument(parser)
     args = parser.parse_args(argv)
 
     def run() -> None:
         config = load_config(args.config, args.overrides)
         tables = Tables(config, spark=start(config.spark, "recall forget") if config.tables.database else None)
+        log.bind(run_id=tables.run_id)
         found = False
         for place, rows in forget(tables, args.user):
-            print(f"forget: {place}: {rows} {'row' if rows == 1 else 'rows'}", flush=True)
+            log.say("forget", f"{place}: {rows} {'row' if rows == 1 else 'rows'}")
             found = True
         if not found:
-            print(f"forget: no table under {tables.root} has this user")
-        print("forget: the raw log and the models' weights are as they were")
+            log.say("forget", f"no table under {tables.root} has this user")
+        log.say("forget", "the raw log and the models' weights are as they were")
 
     return guarded("forget", run)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from recall_lib import log
 from recall_lib.config import load_config
 from recall_lib.errors import UsageError
 from recall_lib.io import locks
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--keep-days", type=int, metavar="N", help="the newest days to keep of every table, in place of retention"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    log.add_argument(parser)
     args = parser.parse_args(argv)
 
     def collect() -> None:
@@ -57,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config, args.overrides)
         tables = Tables(config, spark=start(config.spark, "recall gc") if config.tables.database else None)
         found = list(garbage(tables, args.keep_days))
+        verb = "would remove" if args.dry_run else "removes"
         for item in found:
-            print(
-                f"gc: {'would remove' if args.dry_run else 'removes'} {item.path.removeprefix(tables.root + '/')}: {item.why}"
-            )
+            log.say("gc", f"{verb} {item.path.removeprefix(tables.root + '/')}: {item.why}")
             if not args.dry_run:
                 remove(tables, item)
         if not found:
-            print("gc: nothing to remove")
+            log.say("gc", "nothing to remove")
 
     return guarded("gc", collect)
 

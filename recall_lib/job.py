@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from recall_lib import log
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import DataRefused, RecallError
 
@@ -72,7 +73,7 @@ class Context:
 
     def say(self, text: str) -> None:
         """A line of progress."""
-        print(f"{self.name} {self.dt}: {text}", flush=True)
+        log.say(self.name, text, dt=self.dt)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def context(args: argparse.Namespace, name: str) -> Context:
     """The context that the parsed arguments describe (UsageError if they are bad)."""
-    return Context(load_config(args.config, args.overrides), parse_day(args.dt), name)
+    ctx = Context(load_config(args.config, args.overrides), parse_day(args.dt), name)
+    log.bind(dt=ctx.dt, run_id=ctx.run_id)
+    return ctx
 
 
 def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
@@ -105,6 +108,7 @@ def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) ->
     name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
     parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
     add_arguments(parser)
+    log.add_argument(parser)
     args = parser.parse_args(argv)
     return guarded(name, lambda: run_alone(run, context(args, name)))
 
@@ -123,23 +127,23 @@ def guarded(name: str, action: Callable[[], object]) -> int:
         action()
         return 0
     except RecallError as error:
-        print(f"recall {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        log.fail(name, " ".join(str(error).split()))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print(f"recall {name}: interrupted; nothing half-written is published, run it again", file=sys.stderr)
+        log.fail(name, "interrupted; nothing half-written is published, run it again")
         return 130
     except Exception as error:
         if os.environ.get("RECALL_TRACEBACK"):
             traceback.print_exc()
         refused = _refusal_inside(error)
         if refused:
-            print(f"recall {name}: {refused}", file=sys.stderr)
+            log.fail(name, refused)
             return DataRefused.exit_code
         hint = "set RECALL_TRACEBACK=1 for the traceback"
-        print(f"recall {name}: {type(error).__name__}: {_cause(error)} ({hint})", file=sys.stderr)
+        log.fail(name, f"{type(error).__name__}: {_cause(error)} ({hint})")
         return 1
 
 

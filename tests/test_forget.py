@@ -1,61 +1,66 @@
 """`recall forget`: the user is in no table, all others are as they were, and nothing made from the tables looks stale."""
 
 import os
-import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from recall_lib import cli
+from recall_lib import cli, schemas
+from recall_lib.config import Features
 from recall_lib.forget import forget
-from recall_lib.io.tables import Tables
-from recall_lib.job import Context
-from tests.inference.conftest import DT, STAGES, make_config, make_log, publish_untrained, run_job
+from recall_lib.io.tables import MANIFEST, Tables
 
-USER = "u7"
-BY_ID = {"top_n": {"n": 7, "user_id_only": True}, "spark": {"partitions": 1}}
+DAYS = ("2024-03-03", "2024-03-04")
+USER, USERS = "u7", ("u7", "u77", "au7", "u-7", "7", "v")
 
 
 @pytest.fixture(scope="module")
-def made(spark, tmp_path_factory):
-    """A folder with the tables of a day, and rejected rows of users whose ids end or begin alike."""
-    folder = tmp_path_factory.mktemp("made")
-    rejected = [f"{user},i1,never,1,c1,t1" for user in (USER, "u77", "au7")]
-    (folder / "clicks.csv").write_text("\n".join([*make_log(users=12), *rejected]) + "\n", encoding="utf-8")
-    ctx = Context(make_config(folder, **BY_ID), DT, "test")
-    run_job(ctx, "events", "2024-03-04")
-    for job in ("vocab", "samples"):
-        run_job(ctx, job)
-    publish_untrained(ctx)
-    for job in STAGES:
-        run_job(ctx, job)
-    return folder
+def frames(spark):
+    """(dataset, keys, schema, frame) of every table that knows users, and of one that knows none."""
+    at = datetime(2024, 3, 3, tzinfo=UTC)
+    events = [{"user_id": u, "item_id": f"i{n}", "event_ts": at, "position": n} for u in USERS for n in range(3)]
+    rejects = [("log.csv", "time", f"{user},i1,never,1") for user in USERS] + [("log.csv", "malformed", None)]
+    names = [("user_id", n, user, 9) for n, user in enumerate(USERS, 2)] + [("item_id", 2, "u7", 9), ("user_id", 1, None, 4)]
+    run = {"item_index": [2, 3], "is_target": [False, True], "example_age": [0.5], "negatives": [], "seen": []}
+    lists = [(user, [("i1", 0.5)], "model", "v1") for user in USERS]
+    rows = [
+        ("events", {}, schemas.events(Features()), events),
+        ("rejects", {}, schemas.REJECTS, rejects),
+        ("vocab", {}, schemas.VOCAB, names),
+        ("samples", {"split": "train"}, schemas.runs(Features()), [{"user_id": user, **run} for user in USERS]),
+        ("vectors", {"kind": "user"}, schemas.USER_VECTORS, [(user, [0.5]) for user in USERS]),
+        ("vectors", {"kind": "item"}, schemas.ITEM_VECTORS, [(2, "u7", [0.5])]),
+        ("top_n", {}, schemas.TOP_N, lists),
+        ("top_n_user_id", {}, schemas.TOP_N, lists),
+    ]
+    return [(dataset, keys, schema, spark.createDataFrame(data, schema).coalesce(2)) for dataset, keys, schema, data in rows]
 
 
 @pytest.fixture
-def tables(made, tmp_path, spark):
-    shutil.copytree(made, tmp_path / "copy")
-    config = make_config(tmp_path / "copy", **BY_ID)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
-    return Tables(config, spark=spark)
+def tables(frames, make_config, spark):
+    tables = Tables(make_config(), spark=spark)
+    for dataset, keys, schema, frame in frames:
+        for dt in DAYS:
+            if dataset == "events" or dt == DAYS[0]:
+                tables.publish(frame, schema, dataset, dt, inputs={"x": "y"}, **keys)
+    return tables
 
 
 def rows_of(tables):
     """{publication: its rows, in order}."""
     found = {}
-    for manifest in sorted(Path(tables.root).rglob("_manifest.json")):
-        if list(manifest.parent.glob("*.parquet")) and manifest.parts[-3] != "index":
-            files = sorted(manifest.parent.glob("*.parquet"), key=lambda path: path.name[path.name.index("part-") :])
-            found[str(manifest.parent.relative_to(tables.root))] = [row for f in files for row in pq.read_table(f).to_pylist()]
+    for manifest in Path(tables.root).rglob(MANIFEST):
+        files = sorted(manifest.parent.glob("*.parquet"), key=lambda path: path.name[path.name.index("part-") :])
+        found[str(manifest.parent.relative_to(tables.root))] = [row for f in files for row in pq.read_table(f).to_pylist()]
     return found
 
 
 def without(place, rows):
     if place.startswith("rejects/"):
-        return [row for row in rows if not row["raw"].startswith(f"{USER},")]
+        return [row for row in rows if not (row["raw"] or "").startswith(f"{USER},")]
     if place.startswith("vocab/"):
         return [row | {"value": None} if (row["feature"], row["value"]) == ("user_id", USER) else row for row in rows]
     return [row for row in rows if row.get("user_id") != USER]
@@ -67,29 +72,25 @@ def test_the_user_is_nowhere_and_the_others_are_where_they_were(tables, tmp_path
         os.link(path, tmp_path / f"{path.parent.name}-{path.name}")
     linked = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
     assert cli.main(["forget", "--config", str(tmp_path / "config.yaml"), "--user", USER]) == 0
-    said = capsys.readouterr().out
-    after = rows_of(tables)
+    said, after = capsys.readouterr().out, rows_of(tables)
     assert after == {place: without(place, rows) for place, rows in before.items()}
-    assert not [row for rows in after.values() for row in rows if USER in row.values()]
     changed = {place for place in before if before[place] != after[place]}
-    assert {place.split("/")[0] for place in changed} == {
-        "events", "rejects", "vocab", "samples", "vectors", "top_n", "top_n_user_id",
-    }  # fmt: skip
-    assert all(f"forget: {place}: " in said for place in changed)
+    assert len(changed) == len(before) - 1, "all but the items' vectors"
+    assert all(f"forget: {place}: {3 if place.startswith('events') else 1} row" in said for place in changed)
     assert {path: path.read_bytes() for path in linked} == linked
 
 
-def test_what_was_made_from_it_is_not_stale(tables):
-    old = {split: tables.manifest("samples", DT, split=split) for split in ("train", "test")}
-    assert dict(forget(Tables(tables.config), USER))[f"top_n/dt={DT}"] == 1
-    for split, manifest in old.items():
-        new = tables.manifest("samples", DT, split=split)
-        assert (new["digest"], new["inputs"], new["run_id"]) == (manifest["digest"], manifest["inputs"], manifest["run_id"])
-        assert sum(file["rows"] for file in new["files"]) == new["rows"] < manifest["rows"] == new["amended"][0]["rows_before"]
-    run_job(Context(tables.config, DT, "test"), "top_n")  # its stamps fit
-    users = [row["user_id"] for row in tables.spark.read.parquet(tables.path("top_n", DT)).collect()]
-    assert USER not in users
-    assert len(users) == tables.manifest("top_n", DT)["rows"] == tables.manifest("vectors", DT, kind="user")["rows"]
+def test_what_was_made_from_it_is_not_stale(tables, frames):
+    old = {(name, *keys.values()): tables.manifest(name, DAYS[0], **keys) for name, keys, _, _ in frames}
+    assert dict(forget(Tables(tables.config), USER))[f"top_n/dt={DAYS[0]}"] == 1
+    for name, keys, schema, _ in frames:
+        was, now = old[(name, *keys.values())], tables.manifest(name, DAYS[0], **keys)
+        rows = tables.read(name, DAYS[0], schema, **keys).count()
+        assert rows == now["rows"] == sum(file["rows"] for file in now["files"])
+        if keys != {"kind": "item"}:
+            assert now["amended"][0]["rows_before"] == was["rows"]
+        same = was.keys() - {"rows", "files", "row_groups"}
+        assert {key: now[key] for key in same} == {key: was[key] for key in same}
 
 
 def test_a_user_of_no_table(tables, tmp_path, capsys):
@@ -99,14 +100,30 @@ def test_a_user_of_no_table(tables, tmp_path, capsys):
     assert rows_of(tables) == before
 
 
-def test_row_groups_keep_their_rows(tmp_path):
+def test_row_groups_keep_their_rows(make_config):
     """Training plans its steps from them."""
-    tables = Tables(make_config(tmp_path))
-    with tables.publish_files("samples", DT, facts={"rows": 6}, split="train") as folder:
+    tables = Tables(make_config())
+    with tables.publish_files("samples", DAYS[0], facts={"rows": 6}, split="train") as folder:
         rows = pa.table({"user_id": ["a", "b", "b", "c", "a", "a"], "x": [1, 2, 3, 4, 5, 6]})
         pq.write_table(rows, folder / "part-0.parquet", row_group_size=2)
-    assert list(forget(tables, "a")) == [(f"samples/dt={DT}/split=train", 3)]
-    manifest = tables.manifest("samples", DT, split="train")
+    assert list(forget(tables, "a")) == [(f"samples/dt={DAYS[0]}/split=train", 3)]
+    manifest = tables.manifest("samples", DAYS[0], split="train")
     assert [file["row_groups"] for file in manifest["files"]] == [[1, 2]]
     assert manifest["rows"] == 3
     assert list(forget(tables, "a")) == []
+
+
+def test_a_version_that_a_killed_run_left_is_forgotten_too(make_config):
+    tables = Tables(make_config())
+    rows = pa.table({"user_id": ["a", "b"]})
+    for dt in DAYS:
+        with tables.publish_files("events", dt, facts={"rows": 2}) as folder:
+            pq.write_table(rows, folder / "part-0.parquet")
+    retired = Path(tables.root, "_retired", f"events-dt={DAYS[0]}")
+    retired.parent.mkdir(exist_ok=True)
+    Path(tables.path("events", DAYS[0])).rename(retired)  # killed between the renames
+    left = Path(tables.root, "_retired", f"events-dt={DAYS[1]}")
+    left.mkdir()
+    assert dict(forget(tables, "a")) == {f"events/dt={DAYS[0]}": 1, f"events/dt={DAYS[1]}": 1}
+    assert tables.manifest("events", DAYS[0])["rows"] == 1
+    assert not list(retired.parent.iterdir())

@@ -11,6 +11,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from recall_lib import log
+
 LOG = "log.jsonl"
 _SECONDS_BETWEEN_LINES = 10
 
@@ -38,7 +40,7 @@ class Journal:
             self._bar.set_postfix_str(text)
         elif "loss" not in record or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            print(f"train: step {record['step']} of {self._bar.total} {text}", file=sys.stderr, flush=True)
+            log.say("train", f"step {record['step']} of {self._bar.total} {text}", to_stderr=True)
 
     def _write(self, record: dict[str, Any]) -> None:
         self.records.append(record)

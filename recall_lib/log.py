@@ -1,0 +1,70 @@
+"""What commands say: lines for people or, with `--log-format json`, one JSON object a line, on the same streams.
+
+    {"at": "2024-03-04T02:10:00+00:00", "level": "info", "stage": "vocab", "dt": "2024-03-03", "run_id": "5f0c...", "rank": 0,
+     "seconds": 12.3, "message": "..."}
+
+`seconds` is since the process began to speak. `rank` is that of a process that trains; local ranks inherit format and fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+_STARTED = time.monotonic()
+# The format and what all lines of a run share: a JSON object, or unset for text. Local ranks see it too.
+_VARIABLE = "RECALL_LOG_FIELDS"
+
+
+class _Choose(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: str | Sequence[Any] | None, *_: Any
+    ) -> None:
+        os.environ.pop(_VARIABLE, None)
+        if values == "json":
+            os.environ[_VARIABLE] = "{}"
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """--log-format."""
+    parser.add_argument(
+        "--log-format", choices=["text", "json"], action=_Choose, help="lines for people (text) or for machines (json)"
+    )
+
+
+def bind(**fields: str) -> None:
+    """Fields that every line from now on has, in JSON."""
+    if _VARIABLE in os.environ:
+        os.environ[_VARIABLE] = json.dumps(json.loads(os.environ[_VARIABLE]) | fields)
+
+
+def say(stage: str, message: str, *, dt: str | None = None, to_stderr: bool = False) -> None:
+    """A line of progress."""
+    _write("info", stage, message, f"{stage} {dt}: {message}" if dt else f"{stage}: {message}", to_stderr)
+
+
+def fail(command: str, message: str) -> None:
+    """The line on stderr that ends a command."""
+    _write("error", command, message, f"recall {command}: {message}", True)
+
+
+def _write(level: str, stage: str, message: str, text: str, to_stderr: bool) -> None:
+    shared = os.environ.get(_VARIABLE)
+    if shared is not None:
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "level": level,
+            "stage": stage,
+            **json.loads(shared),
+            "rank": int(os.environ.get("HOROVOD_RANK", 0)),
+            "seconds": round(time.monotonic() - _STARTED, 3),
+            "message": message,
+        }
+        text = json.dumps(line, ensure_ascii=False)
+    print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
