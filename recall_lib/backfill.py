@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -174,7 +174,7 @@ def run(request: Asked, dry_run: bool = False) -> None:
         return
     if not todo:
         print(f"backfill: nothing to do: no day is {' or '.join(sorted(TAKEN_UP[request.reprocess]))}")
-    require_published(after, attempts)
+    require_published(after, attempts, TAKEN_UP[request.reprocess])
 
 
 def run_days(request: Asked, todo: Sequence[str]) -> dict[str, Attempt]:
@@ -276,17 +276,19 @@ def summary(
     return table(rows)
 
 
-def require_published(after: Mapping[str, Day], attempts: Mapping[str, Attempt]) -> None:
-    """Raise Incomplete if a day is not published (a stale one is), with the first failure's exit code."""
-    lacking = [day for day, found in after.items() if found.state not in (PUBLISHED, STALE)]
+def require_published(after: Mapping[str, Day], attempts: Mapping[str, Attempt], taken_up: Collection[str]) -> None:
+    """Raise Incomplete, with the first failure's exit code, if a day is not published (a stale one is).
+
+    Args:
+        after: every day, as it is now.
+        taken_up: the states that were asked to be run: a locked day in one of them is still to be done.
+    """
+    locked = {day for day, attempt in attempts.items() if attempt.code == Busy.exit_code and after[day].state in taken_up}
+    lacking = [day for day, found in after.items() if day in locked or found.state not in (PUBLISHED, STALE)]
     failures = [attempt.code for attempt in attempts.values() if _failed(attempt)]
-    locked = [day for day in lacking if day in attempts and attempts[day].code == Busy.exit_code]
-    if not lacking and not failures:
-        return
-    code = failures[0] if failures else Busy.exit_code if locked == lacking else Incomplete.exit_code
-    raise Incomplete(
-        f"{len(lacking)} of {len(after)} days are not published: {', '.join(lacking)}; run it again to go on", code
-    )
+    if lacking or failures:
+        code = failures[0] if failures else Busy.exit_code if locked == set(lacking) else Incomplete.exit_code
+        raise Incomplete(f"{len(lacking)} of {len(after)} days are still to be done: {', '.join(lacking)}; run it again", code)
 
 
 class Process:

@@ -54,23 +54,26 @@ def test_what_is_reprocessed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "codes", "exit_code"),
+    ("states", "codes", "reprocess", "exit_code"),
     [
-        ([PUBLISHED, STALE], [], 0),
-        ([PUBLISHED, PUBLISHED], [0, 75], 0),  # who had the lock has published it
-        ([PUBLISHED, MISSING], [0, 75], 75),
-        ([FAILED, MISSING], [3, 75], 3),
-        ([FAILED, FAILED], [4, 3], 4),
-        ([FAILED, MISSING], [137], 137),
-        ([MISSING, PUBLISHED], [], 1),
+        ([PUBLISHED, STALE], [], "missing", 0),
+        ([PUBLISHED, PUBLISHED], [0, 75], "missing", 0),  # who had the lock has published it
+        ([PUBLISHED, STALE], [0, 75], "stale", 75),
+        ([PUBLISHED, PUBLISHED], [0, 75], "all", 75),  # perhaps with other settings
+        ([PUBLISHED, MISSING], [0, 75], "missing", 75),
+        ([MISSING, MISSING], [75], "missing", 1),
+        ([FAILED, MISSING], [3, 75], "missing", 3),
+        ([FAILED, FAILED], [4, 3], "missing", 4),
+        ([FAILED, MISSING], [137], "missing", 137),
+        ([MISSING, PUBLISHED], [], "failed", 1),
     ],
 )
-def test_exit_codes(states: list[str], codes: list[int], exit_code: int) -> None:
+def test_exit_codes(states: list[str], codes: list[int], reprocess: str, exit_code: int) -> None:
     after = {day: Day({}, None, state, "") for day, state in zip(DAYS, states, strict=False)}
     attempts = {day: Attempt(code, 1.0, "") for day, code in zip(DAYS, codes, strict=False)}
     found = 0
     try:
-        require_published(after, attempts)
+        require_published(after, attempts, TAKEN_UP[reprocess])
     except Incomplete as error:
         found = error.exit_code
     assert found == exit_code
