@@ -33,7 +33,7 @@ def rows_of(version: int) -> int:
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(1200):
+    for _ in range(2400):
         if path.exists():
             return
         time.sleep(0.05)
