@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench quality clean
+.PHONY: help setup demo test proof lint bench quality clean
 SHELL := /bin/bash
 
 stamp := .venv/.ready
@@ -18,6 +18,9 @@ demo: $(stamp) ## run everything on a simulated log; INPUT=<folder> CONFIG=<yaml
 
 test: lint ## lint, type check and all tests
 	@.venv/bin/python -m pytest -q
+
+proof: $(stamp) ## the long tests: backfills that are killed, a catalog that is read while it changes
+	@.venv/bin/python -m pytest -q -m proof
 
 lint: $(stamp) ## ruff and mypy
 	@.venv/bin/ruff check .

@@ -171,6 +171,7 @@ def run_day(run_jobs: Callable[..., Context], config: Config, day: str) -> None:
     run_jobs(config, day, "vocab")
 
 
+@pytest.mark.proof
 def test_an_old_day_changes_that_day_alone(run_jobs: Callable[..., Context], config: Config) -> None:
     root = Path(config.paths.root)
     run_day(run_jobs, config, DAYS[2])
@@ -197,6 +198,7 @@ def start(config_file: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)
 
 
+@pytest.mark.proof
 def test_a_killed_backfill_goes_on_as_if_nothing_had_been(
     run_jobs: Callable[..., Context], config: Config, tmp_path: Path
 ) -> None:

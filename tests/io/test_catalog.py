@@ -34,6 +34,7 @@ def test_a_catalog_that_dies_with_the_session_is_refused(spark, make_config):
         _ = Tables(make_config(tables={"database": "recall"}), spark=spark).catalog
 
 
+@pytest.mark.proof
 def test_polls_from_another_process_are_whole(tmp_path):
     port = str(metastore.free_port())
     command = [sys.executable, "-m", "tests.io.catalog_process"]
