@@ -10,7 +10,7 @@ from pyspark import TaskContext
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from recall_lib.io.tables import Tables, content_digests
-from recall_lib.io.writing import WRITTEN, write_splits
+from recall_lib.io.writing import WRITTEN, write_files, write_splits
 from recall_lib.transforms.grouping import map_users, partitions_for
 
 DT = "2024-01-02"
@@ -97,3 +97,35 @@ def test_a_user_is_whole_in_one_partition_that_depends_on_nothing_else(spark):
 def test_partitions_follow_the_clicks():
     assert [partitions_for(n) for n in (0, 10_000, 8 << 20, (8 << 20) + 1, 1_000_000_000)] == [8, 8, 8, 9, 954]
     assert partitions_for(10_000_000, multiple_of=4) == 12
+
+
+def test_all_but_floats_are_written_with_dictionaries(tmp_path, monkeypatch):
+    monkeypatch.setattr("recall_lib.io.writing.TaskContext", TaskOutsideSpark)
+    lists = [[{"item_id": "a", "score": 1.5}, {"item_id": "a", "score": 2.5}], []]
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "user_id": pa.array(["u", "v"]),
+            "ages": pa.array([[0.5], [0.25]], pa.list_(pa.float32())),
+            "items": pa.array(lists, pa.list_(pa.struct([("item_id", pa.string()), ("score", pa.float32())]))),
+        }
+    )
+    (written,) = write_files([batch], str(tmp_path))
+    file = pq.ParquetFile(tmp_path / written.column("path")[0].as_py())
+    group = file.metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    encoded = {column.path_in_schema: column.has_dictionary_page for column in columns}
+    assert {path for path, dictionary in encoded.items() if dictionary} == {"user_id", "items.list.element.item_id"}
+    assert encoded.keys() == {"user_id", "ages.list.element", "items.list.element.item_id", "items.list.element.score"}
+    assert file.read().to_pylist() == batch.to_pylist()
+
+
+class TaskOutsideSpark:
+    @classmethod
+    def get(cls):
+        return cls()
+
+    def partitionId(self):
+        return 0
+
+    def taskAttemptId(self):
+        return 0
