@@ -171,7 +171,10 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
 def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
     """The first n items of popular/dt, window `all`."""
     wanted = [("window", "=", ALL), ("rank", "<=", n)]
-    parts = [pq.read_table(fsspec.open(name, "rb").open(), filters=wanted) for name in tables.files("popular", dt)]
+    parts = []
+    for name in tables.files("popular", dt):
+        with fsspec.open(name, "rb") as file:
+            parts.append(pq.read_table(file, filters=wanted))
     rows = pa.concat_tables(parts).sort_by("rank").to_pylist()
     return POPULAR, [{"item_id": row["item_id"], "score": row["count"]} for row in rows]
 

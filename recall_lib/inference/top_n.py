@@ -94,6 +94,8 @@ def top_n(
         filter_seen: leave out what the user has clicked.
         user_id_only: look at nothing but the user id.
     """
+    from recall_lib.retrieval.index import nothing_seen
+
     towers, meta = load_model(model)
     ours = load_recommendable(index, recommendable)
     for rows in blocks(batches, meta["samples"]["window_size"], n):
@@ -102,9 +104,7 @@ def top_n(
             windows, known = user_id_alone(windows), windows.user["user_id"] != UNKNOWN
         else:
             known = windows.history.lengths > 0
-        seen = Ragged.of(np.zeros(0, np.int64), np.zeros(rows.num_rows, np.int64))
-        if filter_seen:
-            seen = ours.of_seen(Ragged.from_arrow(rows.column("seen")))
+        seen = ours.of_seen(Ragged.from_arrow(rows.column("seen"))) if filter_seen else nothing_seen(rows.num_rows)
         found, scores = np.zeros((rows.num_rows, n), np.int64), np.zeros((rows.num_rows, n), np.float32)
         found[known], scores[known] = ours.items.search(infer(towers, windows)[known], n, _rows(seen, known))
         found[~known] = ours.popular.search(n, _rows(seen, ~known))
@@ -120,7 +120,7 @@ def top_n(
 
 
 def write_top_n(batches: Iterable[pa.RecordBatch], *, folder: str, **settings: Any) -> Iterator[pa.RecordBatch]:
-    """`top_n`, written to a file below a folder by the executor: by way of Spark's rows it would take half as long again."""
+    """`top_n`, written to a file below a folder by the executor itself, not by way of Spark's rows."""
     return write_files(top_n(batches, **settings), folder)
 
 

@@ -84,7 +84,7 @@ class Case:
         users: float32 [m, DIM]; `table` holds them as user_id, vector.
         items: float32 [n + 2, DIM], row = item index; rows 0 and 1 are no items.
         exact, promised: folders of indexes.
-        facts: what the promise was kept with: factory, nprobe, recall on the tuning users.
+        facts: what the promise was kept with: factory, nprobe, recall on the half of its users that did not choose nprobe.
         recall: of `promised`, on users on whom it was not tuned.
         seconds: of building `promised`.
     """
@@ -360,7 +360,7 @@ def million_vs_exact(case: Case, speeds: dict[str, float]) -> Row:
 
 def promise_gap(cases: list[Case]) -> Row:
     """Row promise_gap: the largest of all sizes; below 0: more than was promised."""
-    note = f"recall@{N} on {TUNING_USERS:,} tuning users less that on {OTHER_USERS:,} others: "
+    note = f"recall@{N} as the index's facts tell it less that on {OTHER_USERS:,} other users: "
     note += "; ".join(f"{case} {case.facts['recall']:.4f} - {case.recall:.4f}" for case in cases)
     gap = max(case.facts["recall"] - case.recall for case in cases)
     return Row("promise_gap", gap, None, None, "recall", f"{note}; target {TARGET}")
