@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs.samples import publish_test_of_day
 from recall_lib import reading
+from recall_lib.executors import map_batches
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference import fingerprints
 from recall_lib.inference.baselines import save_baselines
@@ -47,7 +48,7 @@ def run(ctx: Context) -> None:
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
         baselines = ship_folder(ctx.spark, Path(folder), f"baselines-{tables.run_id}")
         score = partial(evaluate, model=model, index=index, baselines=baselines, filter_seen=ctx.config.top_n.filter_seen)
-        tally = transform.add_up(test.mapInArrow(score, transform.TALLY)).persist()
+        tally = transform.add_up(map_batches(test, score, transform.TALLY)).persist()
         vocab = ctx.vocab()[0].where(F.col("feature") == ITEM_ID).withColumnRenamed("index", "item_index")
         size = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID] - FIRST_INDEX
         report = transform.report(head, tally, vocab.select("item_index", "count"), size)

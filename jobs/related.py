@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from recall_lib import schemas
+from recall_lib.executors import map_batches
 from recall_lib.ids import ITEM_ID
 from recall_lib.inference import fingerprints
 from recall_lib.inference.covisits import count_covisits
@@ -30,17 +31,17 @@ def run(ctx: Context) -> None:
     size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], ctx.config.spark.partitions
     items = known_items(vocab)
     nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
-    nearest = nearest.mapInArrow(
-        partial(related_by_vectors, index=index, n=n, has_bias=ctx.config.model.has_bias), schemas.RELATED
+    nearest = map_batches(
+        nearest, partial(related_by_vectors, index=index, n=n, has_bias=ctx.config.model.has_bias), schemas.RELATED
     )
     users = transform.items_of_users(tie_breaker(events).join(items, "item_id")).persist()
     users_of_item = np.zeros(size, np.int64)
     counted = transform.users_of_items(users).toPandas()
     users_of_item[counted["item_index"]] = counted["users"]
-    pairs = transform.spread_by_item(users, blocks).mapInArrow(
-        partial(count_covisits, items=size, blocks=blocks), transform.COVISITS
+    pairs = map_batches(
+        transform.spread_by_item(users, blocks), partial(count_covisits, items=size, blocks=blocks), transform.COVISITS
     )
-    together = pairs.mapInArrow(partial(related_by_covisits, index=index, users_of_item=users_of_item, n=n), schemas.RELATED)
+    together = map_batches(pairs, partial(related_by_covisits, index=index, users_of_item=users_of_item, n=n), schemas.RELATED)
     inputs |= {"index": index.digest}
     manifest = tables.publish(nearest.unionByName(together), schemas.RELATED, "related", ctx.dt, inputs=inputs, facts=stamp)
     ctx.say(f"{manifest['rows']} lists of up to {n} items")

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
 from recall_lib.errors import DataRefused
+from recall_lib.executors import map_batches
 from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_folder, ship_published
@@ -52,7 +53,7 @@ def run(ctx: Context) -> None:
 
 def write_lists(histories: DataFrame, folder: str, **search: Any) -> DataFrame:
     """Writes the list of every user below a folder when its files (writing.WRITTEN) are asked for."""
-    return histories.mapInArrow(partial(write_top_n, folder=folder, **search), WRITTEN)
+    return map_batches(histories, partial(write_top_n, folder=folder, **search), WRITTEN)
 
 
 def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:

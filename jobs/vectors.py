@@ -6,6 +6,7 @@ from functools import partial
 from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
+from recall_lib.executors import map_batches
 from recall_lib.inference import fingerprints
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.vectors import item_vectors, user_vectors
@@ -25,10 +26,10 @@ def run(ctx: Context) -> None:
         priors = ctx.tables.read("items", ctx.dt, schemas.items(ctx.config.features)).select("item_index", "prior")
         items = known_items(vocab).join(priors, "item_index")
     items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
-    vectors = items.mapInArrow(partial(item_vectors, model=model), schemas.ITEM_VECTORS)
+    vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
     published = ctx.tables.publish(vectors, schemas.ITEM_VECTORS, "vectors", ctx.dt, inputs=made_from, facts=stamp, kind="item")
     histories, inputs = reading.read_histories(ctx)
-    vectors = histories.mapInArrow(partial(user_vectors, model=model), schemas.USER_VECTORS)
+    vectors = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS)
     users = ctx.tables.publish(
         vectors, schemas.USER_VECTORS, "vectors", ctx.dt, inputs=inputs | made_from, facts=stamp, kind="user"
     )

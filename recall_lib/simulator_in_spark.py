@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,6 +23,7 @@ from fsspec.core import url_to_fs
 from recall_lib import simulator
 from recall_lib.config import Features, Spark
 from recall_lib.errors import UsageError
+from recall_lib.executors import map_batches
 from recall_lib.job import guarded
 
 _READERS_OF_A_FILE = 64_000  # unless --files says otherwise
@@ -110,7 +111,7 @@ def clicks(spark: Any, plan: simulator.Plan, partitions: int | None = None) -> A
 
     from recall_lib import schemas
 
-    def simulate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def simulate(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         ids = _article_ids(plan)
         for number in _numbers(batches):
             block = simulator.block(plan, number)
@@ -121,7 +122,7 @@ def clicks(spark: Any, plan: simulator.Plan, partitions: int | None = None) -> A
             yield pa.RecordBatch.from_arrays(columns, ["user_id", "item_id", "event_ts"])
 
     numbers = spark.range(0, plan.blocks, 1, partitions or _tasks(spark, plan.blocks))
-    found = numbers.mapInArrow(simulate, "user_id string, item_id string, event_ts timestamp")
+    found = map_batches(numbers, simulate, "user_id string, item_id string, event_ts timestamp")
     empty = [F.lit(None).cast(field.dataType).alias(field.name) for field in schemas.events(Features()).fields[3:]]
     return found.select("*", *empty)
 
@@ -135,13 +136,13 @@ def write(spark: Any, plan: simulator.Plan, folder: str, parts: int) -> dict[str
     fs, path = url_to_fs(folder)
     fs.makedirs(f"{path}/clicks", exist_ok=True)
 
-    def simulate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def simulate(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         ids = _article_ids(plan)
         for part in _numbers(batches):
             yield pa.RecordBatch.from_pylist([_write_part(plan, ids, folder, part, parts)])
 
     numbers = spark.range(0, parts, 1, _tasks(spark, parts))
-    written = numbers.mapInArrow(simulate, ", ".join(f"{name} long" for name in _WRITTEN)).groupBy().sum().collect()[0]
+    written = map_batches(numbers, simulate, ", ".join(f"{name} long" for name in _WRITTEN)).groupBy().sum().collect()[0]
     with fs.open(f"{path}/items.parquet", "wb") as file:
         pq.write_table(pa.table({name: pa.array(text) for name, text in simulator.articles(plan).items()}), file)
     return dict(zip(_WRITTEN, written, strict=True))
@@ -188,7 +189,7 @@ def _article_ids(plan: simulator.Plan) -> pa.StringArray:
     return pa.array(simulator.article_ids(plan.items))
 
 
-def _numbers(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
+def _numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
     for batch in batches:
         yield from batch.column(0).to_pylist()
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import DataFrame
 
+from recall_lib.executors import map_batches
 from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference.covisits import as_matrix, count_covisits
 from recall_lib.retrieval.baselines import save_cosines, save_ease
@@ -42,7 +43,7 @@ def save_baselines(
     np.save(folder / "recent.npy", of_late)
     users = related.items_of_users(clicks.join(items, "item_id"))
     count = partial(count_covisits, items=len(id_rank), blocks=blocks)
-    pairs = related.spread_by_item(users, blocks).mapInArrow(count, related.COVISITS)
+    pairs = map_batches(related.spread_by_item(users, blocks), count, related.COVISITS)
     covisits = as_matrix(pairs.toPandas(), len(id_rank))
     save_cosines(covisits, id_rank, folder)
     if EASE in recommenders(len(id_rank) - FIRST_INDEX):

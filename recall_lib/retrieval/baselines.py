@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from recall_lib.ids import FIRST_INDEX, PADDING
-from recall_lib.retrieval.index import candidates, contains
+from recall_lib.retrieval.index import candidates
 from recall_lib.runs import Ragged
 
 Ints = npt.NDArray[np.int64]
@@ -34,13 +34,14 @@ class MostClicked:
         self.place[self.order] = np.arange(len(self.order))
 
     def search(self, n: int, seen: Ragged) -> Ints:
-        """The n best unseen items of each row, int64 [B, n], padded with 0; `seen` as in ItemIndex.search."""
-        first = self.order[: n + int(seen.lengths.max(initial=0))]
-        items = np.broadcast_to(first, (len(seen.lengths), len(first)))
-        left_out = contains(seen, items, len(self.place))
-        best = np.argsort(left_out, axis=1, kind="stable")[:, :n]
-        found = np.where(np.take_along_axis(left_out, best, 1), PADDING, np.take_along_axis(items, best, 1))
-        return np.pad(found, ((0, 0), (0, n - found.shape[1])))
+        """The n best unseen items of each row, int64 [B, n], padded with 0; `seen` as in ItemIndex.search, none twice."""
+        bound, row = len(self.place), np.repeat(np.arange(len(seen.lengths)), seen.lengths)
+        left_out = np.sort(row * bound + self.place[seen.values])
+        # Of each seen item, how many unseen ones are ahead of it; keys that rise with the row, so that one search does for all.
+        ahead = left_out - np.arange(len(row)) + seen.offsets[row]
+        wanted = np.arange(len(seen.lengths))[:, None] * bound + np.arange(n)
+        place = np.arange(n) + np.searchsorted(ahead, wanted, side="right") - seen.offsets[:-1, None]
+        return np.append(self.order, PADDING)[np.minimum(place, len(self.order))]
 
     def rank(self, targets: Ints, seen: Ragged) -> Ints:
         """Place (from 1) of each row's target among all items but the seen ones, int64 [B]; 0 as in ItemIndex.rank."""

@@ -14,27 +14,36 @@ Floats = npt.NDArray[np.floating]
 
 def unit_items(items: Floats) -> npt.NDArray[np.float32]:
     """[v / m ; sqrt(1 - |v / m|^2)]: items [n, d] on the unit sphere, float32 [n, d + 1]."""
-    scaled = items.astype(np.float64) / _largest_norm(items)
-    return _append(scaled, np.sqrt(np.maximum(0, 1 - (scaled**2).sum(axis=1))))
+    squares = _squares(items)
+    largest = _largest(squares)
+    return _append(items, np.sqrt(largest), np.sqrt(1 - squares / largest))
 
 
 def precise_items(items: Floats) -> npt.NDArray[np.float32]:
     """[v ; sqrt(m^2 - |v|^2)]: items [n, d] on the sphere of radius m, their own coordinates untouched, float32 [n, d + 1]."""
-    exact = items.astype(np.float64)
-    return _append(exact, np.sqrt(np.maximum(0, _largest_norm(items) ** 2 - (exact**2).sum(axis=1))))
+    squares = _squares(items)
+    return _append(items, 1, np.sqrt(_largest(squares) - squares))
 
 
 def users(vectors: Floats) -> npt.NDArray[np.float32]:
     """[u / |u| ; 0]: users [B, d], float32 [B, d + 1]; a zero vector stays zero."""
-    exact = vectors.astype(np.float64)
-    norm = np.linalg.norm(exact, axis=1, keepdims=True)
-    return _append(exact / np.where(norm > 0, norm, 1), np.zeros(len(vectors)))
+    norm = np.sqrt(_squares(vectors))
+    return _append(vectors, np.where(norm > 0, norm, 1)[:, None], np.zeros(len(vectors)))
 
 
-def _largest_norm(items: Floats) -> float:
-    """m; 1 where every item is zero, which leaves them all alike."""
-    return float(np.linalg.norm(items.astype(np.float64), axis=1).max(initial=0)) or 1.0
+def _squares(vectors: Floats) -> npt.NDArray[np.float64]:
+    """|v|^2 of each row, [n]."""
+    return np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
 
 
-def _append(vectors: npt.NDArray[np.float64], last: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return np.concatenate([vectors, last[:, None]], axis=1).astype(np.float32)
+def _largest(squares: npt.NDArray[np.float64]) -> float:
+    """m^2; 1 where every item is zero, which leaves them all alike."""
+    return float(squares.max(initial=0)) or 1.0
+
+
+def _append(vectors: Floats, divisor: npt.ArrayLike, last: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """[v / divisor ; last], computed in float64, without a copy of all vectors in it."""
+    longer = np.empty((vectors.shape[0], vectors.shape[1] + 1), np.float32)
+    np.divide(vectors, divisor, out=longer[:, :-1], dtype=np.float64, casting="same_kind")
+    longer[:, -1] = last
+    return longer

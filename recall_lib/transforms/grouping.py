@@ -17,6 +17,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from recall_lib.executors import map_batches
+
 # Rows that a task packs at once.
 _PIECE_ROWS = 1 << 18
 # Clicks of a partition: a user of a million is then no straggler.
@@ -46,8 +48,8 @@ def map_users(rows: DataFrame, partitions: int, kernel: Kernel, schema: StructTy
     """
     # Spark's own hash of a partition's first user_id, so that all its pieces meet in the partition of that number.
     partition = F.pmod(F.hash("user_id"), F.lit(partitions)).alias("_partition")
-    pieces = rows.select("*", partition).mapInArrow(_pack, "user_id string, piece binary")
-    return pieces.repartition(partitions, "user_id").mapInArrow(partial(_unpack, kernel=kernel), schema)
+    pieces = map_batches(rows.select("*", partition), _pack, "user_id string, piece binary")
+    return map_batches(pieces.repartition(partitions, "user_id"), partial(_unpack, kernel=kernel), schema)
 
 
 def _pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

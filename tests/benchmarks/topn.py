@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 
 from recall_lib import session
 from recall_lib.config import Spark
+from recall_lib.executors import map_batches
 from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference.shipping import Shipped, load_index, ship_folder
 from recall_lib.inference.top_n import scored_items
@@ -46,7 +47,7 @@ TARGET = 0.99  # recall of the index by promise
 TUNING_USERS = OTHER_USERS = 1_000  # an index is tuned on those, its recall measured on these; the table has neither
 CHECKED = 32  # users whose lists are compared with the product's
 ROUNDS, IN_A_ROW = 2, 2  # each has its turn ROUNDS times, of IN_A_ROW runs; the fastest of all counts
-PARTITIONS = 8
+PARTITIONS = 2 * CORES  # of the users
 ALS_SHARE = 5  # ALS answers one user in so many: its time is in proportion to them
 ALS_BLOCKS = (4_096, 1_024, 8_192)  # the default first
 FAISS_BATCHES = (1_024, 4_096, 16_384)
@@ -82,6 +83,7 @@ class Case:
     Attributes:
         name: of the full size.
         users: float32 [m, DIM]; `table` holds them as user_id, vector.
+        folder: of all files.
         items: float32 [n + 2, DIM], row = item index; rows 0 and 1 are no items.
         exact, promised: folders of indexes.
         facts: what the promise was kept with: factory, nprobe, recall on the half of its users that did not choose nprobe.
@@ -92,7 +94,8 @@ class Case:
     spark: SparkSession
     name: str
     users: Floats
-    table: Path
+    table: DataFrame
+    folder: Path
     items: Floats
     exact: Shipped
     promised: Shipped
@@ -102,7 +105,7 @@ class Case:
 
     def answers(self, index: Shipped, n: int) -> Path:
         """Ours: the folder that it wrote user_id, items into."""
-        return top_n_of(self.spark, self.table, index, n)
+        return top_n_of(self.table, index, n, self.folder / "top_n")
 
     def __str__(self) -> str:
         return f"{len(self.users):,} users x {len(self.items) - FIRST_INDEX:,} items"
@@ -134,8 +137,8 @@ def make(spark: SparkSession, folder: Path, name: str, users: int, items: int) -
         (folder / kind).mkdir(parents=True)
         index.save(folder / kind)
         shipped.append(ship_folder(spark, folder / kind, f"{name} {kind}"))
-    write_users(folder / "users", asking)
-    return Case(spark, name, asking, folder / "users", vectors, shipped[0], shipped[1], facts, recall, seconds)
+    table = write_users(spark, folder / "users", asking)
+    return Case(spark, name, asking, table, folder, vectors, shipped[0], shipped[1], facts, recall, seconds)
 
 
 def clustered(rows: int, seed: int, *, mixed: int) -> Floats:
@@ -155,21 +158,21 @@ def clustered(rows: int, seed: int, *, mixed: int) -> Floats:
     return found * random.lognormal(sigma=0.1, size=(rows, 1)).astype(np.float32)
 
 
-def write_users(folder: Path, users: Floats) -> None:
+def write_users(spark: SparkSession, folder: Path, users: Floats) -> DataFrame:
     """PARTITIONS Parquet files of user_id (u<row>), vector."""
     folder.mkdir(parents=True)
     for part, rows in enumerate(np.array_split(np.arange(len(users)), PARTITIONS)):
         columns = {"user_id": pa.array([f"u{row}" for row in rows]), "vector": list_column(users[rows])}
         pq.write_table(pa.table(columns), folder / f"{part}.parquet")
+    return spark.read.parquet(str(folder))
 
 
 # -- ours --------------------------------------------------------------------------------------------------------------
-def top_n_of(spark: SparkSession, users: Path, index: Shipped, n: int) -> Path:
-    """Write user_id, items of every user of a table into a folder beside it."""
-    folder = users.with_name("top_n")
+def top_n_of(users: DataFrame, index: Shipped, n: int, folder: Path) -> Path:
+    """Write user_id, items of every user into a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    spark.read.parquet(str(users)).mapInArrow(partial(write, index=index, n=n, folder=folder.as_uri()), WRITTEN).collect()
+    map_batches(users, partial(write, index=index, n=n, folder=folder.as_uri()), WRITTEN).collect()
     return folder
 
 
@@ -235,7 +238,7 @@ def als_of(case: Case) -> tuple[ALSModel, int]:
     users = case.users[: max(1, len(case.users) // ALS_SHARE)]
     tables = []
     for name, first, vectors, parts in (("user", 0, users, CORES), ("item", FIRST_INDEX, case.items[FIRST_INDEX:], 1)):
-        path = case.table.with_name(f"{name}_factors.parquet")
+        path = case.folder / f"{name}_factors.parquet"
         pq.write_table(
             pa.table({"id": np.arange(len(vectors), dtype=np.int32) + first, "features": list_column(vectors)}), path
         )
@@ -388,9 +391,9 @@ def growth_of_items(cases: list[Case], speeds: list[dict[str, float]]) -> Iterat
 def growth_of_users_and_n(work: Path, case: Case) -> Iterator[Row]:
     """Rows growth_users, growth_n_50_200, growth_n_200_1000: exact lists."""
     few = case.users[: len(case.users) // 4]
-    write_users(work / "few", few)
+    table = write_users(case.spark, work / "few", few)
     runs: dict[Any, Run] = {n: partial(case.answers, case.exact, n) for n in (FEWER, N, MORE)}
-    runs["few"] = partial(top_n_of, case.spark, work / "few", case.exact, N)
+    runs["few"] = partial(top_n_of, table, case.exact, N, work / "top_n")
     found = in_turn(runs, ROUNDS, IN_A_ROW)
     speed = {name: len(few if name == "few" else case.users) / seconds for name, seconds in found.items()}
     note = f"{case}, top {N}, exact; peer: {len(few):,} users"

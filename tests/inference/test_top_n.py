@@ -274,3 +274,27 @@ def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
         for places in (index.search(user, index.ntotal)[1][0], *(np.argsort(-cosine) for cosine in cosines)):
             unseen = [ids[place + 2] for place in places if ids[place + 2] not in clicked[row["user_id"]]]
             assert unseen[:7] == published[row["user_id"]]
+
+
+def test_an_approximate_index_gives_the_same_whole_lists_on_any_partitions(prepared):
+    ctx = prepared(index={"factory": "IVF6,Flat", "nprobe": 2}, top_n={"n": 2})
+    run_job(ctx, "top_n")
+    exact = {row["user_id"]: row["items"] for row in collect(ctx, "top_n", schemas.TOP_N)}
+    run_job(ctx, "index")
+    assert ctx.tables.manifest("index", DT)["recall"] < 1
+    digests = set()
+    for partitions in (1, 3, 8):
+        run_job(prepared_with(ctx, partitions), "top_n")
+        digests.add(ctx.tables.manifest("top_n", DT)["digest"])
+    assert len(digests) == 1
+    lists, own = {row["user_id"]: row["items"] for row in collect(ctx, "top_n", schemas.TOP_N)}, clicks_by_user()
+    assert {user: len(items) for user, items in lists.items()} == {user: len(items) for user, items in exact.items()}
+    assert not any({item["item_id"] for item in items} & set(own[user]) for user, items in lists.items())
+    assert lists != exact
+    best = {(user, item["item_id"]): item["score"] for user, items in exact.items() for item in items}
+    assert all(item["score"] == best.get((user, item["item_id"]), item["score"]) for user in lists for item in lists[user])
+
+
+def prepared_with(ctx, partitions):
+    spark = ctx.config.spark.model_copy(update={"partitions": partitions})
+    return replace(ctx, config=ctx.config.model_copy(update={"spark": spark}))
