@@ -374,6 +374,7 @@ class Tables:
             **({"row_groups": row_groups} if row_groups else {}),
         }
         self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
+        locks.require_kept()
         if self.catalog and dataset in self.catalog.declared:
             self.catalog.swap_in(dataset, dt, keys, staging)  # before the folder: a day with a manifest is published everywhere
         target, retired = self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)

@@ -126,4 +126,3 @@ class TaskOutsideSpark:
 
     def partitionId(self):
         return 0
-
