@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,12 @@ class Owner:
         return f"run {self.run_id} (pid {self.pid} on {self.host}) since {self.since}"
 
 
+def _say(text: str) -> None:
+    log.say("lock", text)
+
+
 @contextmanager
-def held(
-    root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[str], None] = partial(log.say, "lock")
-) -> Iterator[None]:
+def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[str], None] = _say) -> Iterator[None]:
     """Have the lock `name` of a root during the block.
 
     Args:
@@ -124,8 +125,8 @@ def require_kept() -> None:
         folder, _, number = file.removesuffix(".json").rpartition("/")
         if _newest(fs, folder) > int(number):
             raise Busy(
-                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life: nothing more "
-                "is published; run it again when that has ended"
+                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life: nothing "
+                "more is published; run it again when that has ended"
             )
 
 
