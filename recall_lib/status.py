@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recall_lib.config import Config, load_config, parse_day
+from recall_lib.errors import DataRefused
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST, MANIFEST, Tables
+from recall_lib.io.tables import EMPTY_DIGEST, Tables
 from recall_lib.job import add_config_arguments, guarded
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
@@ -101,12 +102,11 @@ class Days:
         return Day(manifests, failure, *judge(required, manifests, self.events, dt, failure, ordered))
 
     def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
-        """A publication's manifest, None without one; looked for anew if it is replaced between the look and the read."""
+        """A publication's manifest, None without one."""
         dataset, *rest = name.split("/")
         keys = dict(part.split("=") for part in rest)
-        while folder := self.tables.find(dataset, dt, **keys):
-            with suppress(FileNotFoundError):
-                return self.tables.read_json(f"{folder}/{MANIFEST}")
+        with suppress(DataRefused):
+            return self.tables.manifest(dataset, dt, **keys)
         return None
 
 
@@ -149,13 +149,13 @@ def _changed_inputs(table: str, manifests: Manifests, events: Mapping[str, str],
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
     changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
+    if ordered:  # what is older than all stored clicks has passed its retention, and changes no more
+        changed = [name for name in changed if not name.startswith(_EVENTS) or name >= _EVENTS + min(events, default="~")]
     if ordered and any(name < _EVENTS + dt for name in days):  # it knows all clicks before dt, or did
         before = {name for name, digest in now.items() if _EVENTS <= name < _EVENTS + dt and digest != EMPTY_DIGEST}
         changed += before - days
     if manifest.get("status") == "pending" and dt in events:
         changed.append(_EVENTS + dt)
-    if table == "reports" and "metrics" in manifests and manifest["published_at"] < manifests["metrics"]["published_at"]:
-        changed.append("metrics")
     return changed
 
 

@@ -176,3 +176,16 @@ def test_a_day_that_goes_does_not_come_back_from_aside(tables, tmp_path, monkeyp
     assert gc(tmp_path) == 0
     assert not list(retired.iterdir())
     assert {dt for dt, _ in tables.publications("samples")} == {DAYS[0], *DAYS[3:]}
+
+
+@pytest.mark.parametrize(("events_days", "ingested"), [(None, [DAYS[0], *DAYS[2:4]]), (2, DAYS[2:4]), (1, DAYS[3:4])])
+def test_a_pipeline_does_not_bring_back_what_is_past_retention(make_config, events_days, ingested):
+    from jobs.events import _days
+    from recall_lib.job import Context
+
+    ctx = Context(make_config(retention={"events_days": events_days}), DAYS[3])
+    tables = ctx.__dict__["tables"] = Tables(ctx.config)
+    with tables.publish_files("events", DAYS[1], facts={"rows": 1}) as folder:
+        (folder / "x").write_text("x")
+    assert _days(ctx, DAYS, True, ()) == ingested
+    assert _days(ctx, DAYS, True, DAYS[:1]) == sorted({DAYS[0], *ingested}), "what is asked for by name is ingested"

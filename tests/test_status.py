@@ -52,7 +52,7 @@ def without(manifests: dict[str, dict[str, Any]], *names: str) -> dict[str, dict
     [
         ({}, EVENTS | {"2024-01-02": "other"}, "events/dt=2024-01-02"),
         ({}, EVENTS | {"2023-12-31": "e0"}, "events/dt=2023-12-31"),
-        ({}, without(EVENTS, "2024-01-01"), "events/dt=2024-01-01"),
+        ({}, without(EVENTS, "2024-01-02"), "events/dt=2024-01-02"),
         ({"vocab": manifest("other", **KNOWN)}, EVENTS, "vocab"),
         ({"samples/split=train": manifest("other", **KNOWN, vocab="v")}, EVENTS, "train"),
     ],
@@ -65,15 +65,18 @@ def test_what_is_no_input_makes_nothing_stale() -> None:
     assert state(whole(), EVENTS | {DT: "other", "2024-01-04": "e4", "2023-12-31": EMPTY_DIGEST}) == (PUBLISHED, "")
     snapshot = {name: found | {"inputs": {f"events/dt={DT}": "e3"}} for name, found in whole().items()}
     assert state(snapshot, ordered=False) == (PUBLISHED, "")
+    assert state(snapshot, without(EVENTS, DT), ordered=False) == (STALE, f"changed since: events/dt={DT}")
+    assert state(whole(), without(EVENTS, "2024-01-01")) == (PUBLISHED, ""), "the oldest clicks have passed their retention"
+    assert state(whole(), {DT: "e3"}) == state(whole(), {}) == (PUBLISHED, "")
     assert state(snapshot, EVENTS | {DT: "other"}, ordered=False) == (STALE, f"changed since: events/dt={DT}")
 
 
 def test_metrics_wait_for_the_day_and_the_report_for_metrics() -> None:
-    found = {"metrics": manifest("x") | {"status": "pending"}, "reports": manifest("r")}
+    found = {"metrics": manifest("x") | {"status": "pending"}, "reports": manifest("r", metrics="x")}
     before = without(EVENTS, DT)
     assert judge(list(found), found, before, DT, None) == (PUBLISHED, "")
     assert judge(list(found), found, EVENTS, DT, None) == (STALE, f"changed since: events/dt={DT}")
-    later = found | {"metrics": manifest("x", "2024-02-01T10:00:01+00:00") | {"status": "final"}}
+    later = found | {"metrics": manifest("y") | {"status": "final"}}
     assert judge(list(later), later, before, DT, None) == (STALE, "changed since: metrics")
 
 
