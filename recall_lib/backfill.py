@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recall_lib import processes
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import Busy, RecallError, UsageError
 from recall_lib.io.tables import Tables
@@ -300,10 +300,7 @@ class Process:
         self._log, self._started = log, time.monotonic()
         command = [sys.executable, "-m", "recall_lib.backfill", *arguments]
         with log.open("ab") as out:
-            # Nothing is ever written to this stdin: the pipe closes when we die, SIGKILL included (_end_with_parent).
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, process_group=0
-            )
+            self._process = processes.start(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
 
     def ended(self) -> bool:
         """Whether it has ended by itself."""
@@ -331,7 +328,7 @@ class Process:
 
 def _day_main(argv: Sequence[str]) -> int:
     """What a day's process runs: the pipeline, or some of its jobs, or just the events of several days."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    processes.end_with_parent(lambda: os.killpg(0, signal.SIGKILL))  # with Spark's JVM and the ranks
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     parser.add_argument("--jobs")
@@ -348,12 +345,6 @@ def _day_main(argv: Sequence[str]) -> int:
             run_alone(partial(pipeline.run, jobs=args.jobs.split(",") if args.jobs else None), ctx)
 
     return guarded("pipeline", day)
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one; then kill the whole group, with Spark's JVM and the ranks."""
-    os.read(0, 1)
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ class Context:
             days = [day for day in self.tables.days("events") if day < self.dt]
         if not days:
             raise DataRefused(
-                f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`, or, where the log begins with "
-                "that day, take a later one"
+                f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`, or, where the log begins "
+                "with that day, take a later one"
             )
         inputs = {f"events/dt={day}": self.tables.manifest("events", day)["digest"] for day in days}
         return self.tables.read_days("events", days, schemas.events(self.config.features)), inputs
