@@ -3,8 +3,9 @@
     recall status --config conf/globo.yaml --set paths.root=/data/recall
 
 A day is `published` when every table that the pipeline makes for it is there and was made from what is published now;
-`stale` when an input has changed since, such as an earlier day's events; `failed` when its last backfill ended with an error;
-else `missing`. No Spark session is started, and no table read.
+`stale` when an input has changed since, such as an earlier day's events, or the config has: the settings, section by section,
+that the manifests recorded; `failed` when its last backfill ended with an error; else `missing`. No Spark session is started,
+and no table read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from recall_lib import log
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import DataRefused
 from recall_lib.io import locks
@@ -27,7 +29,19 @@ PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
 _INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
 
+# Sections of the config that a publication is made with, beside what its inputs are made with.
+_MADE_WITH = {
+    "vocab": ("features",),
+    "samples/split=train": ("samples",),
+    "models": ("model", "training"),
+    "index": ("index",),
+    "top_n": ("top_n",),
+    "metrics": ("evaluation",),
+}
+_HOW_NOT_WHAT = {"resume", "launcher", "device"}  # settings that make the same in another way
+
 Manifests = Mapping[str, Mapping[str, Any]]
+Table = list[tuple[str, ...]]  # below its head
 
 
 def publications(config: Config) -> dict[str, tuple[str, ...]]:
@@ -99,7 +113,19 @@ class Days:
         path = failure_file(self.tables, dt)
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
-        return Day(manifests, failure, *judge(required, manifests, self.events, dt, failure, ordered))
+        state, why = judge(required, manifests, self.events, dt, failure, ordered)
+        if state in (PUBLISHED, STALE) and (settings := self._other_settings(required, manifests)):
+            state, why = STALE, "; ".join(filter(None, (why, f"made with other settings: {', '.join(settings)}")))
+        return Day(manifests, failure, state, why)
+
+    def _other_settings(self, required: Sequence[str], manifests: Manifests) -> list[str]:
+        ours = self.config.model_dump(mode="json")
+        return [
+            section
+            for name, sections in _MADE_WITH.items()
+            for section in sections
+            if name in required and _differ(manifests[name].get("config", {}).get(section), ours[section])
+        ]
 
     def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
         """A publication's manifest, None without one."""
@@ -108,6 +134,15 @@ class Days:
         with suppress(DataRefused):
             return self.tables.manifest(dataset, dt, **keys)
         return None
+
+
+def _differ(then: Any, now: Any) -> bool:
+    """Whether settings that both versions of recall know differ."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return any(_differ(then[key], now[key]) for key in (then.keys() & now.keys()) - _HOW_NOT_WHAT)
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        return any(map(_differ, then, now))
+    return then is not None and bool(then != now)
 
 
 def failure_file(tables: Tables, dt: str) -> str:
@@ -166,23 +201,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--dt", metavar="YYYY-MM-DD", help="one day in detail")
+    log.add_argument(parser)
     args = parser.parse_args(argv)
 
     def show() -> None:
         days = Days(load_config(args.config, args.overrides))
-        print("\n".join(details(days, parse_day(args.dt)) if args.dt else overview(days)))
+        for result in details(days, parse_day(args.dt)) if args.dt else overview(days):
+            log.show("status", result)
 
     return guarded("status", show)
 
 
-def overview(days: Days) -> list[str]:
-    """A line a day."""
+def overview(days: Days) -> list[str | Table]:
+    """A line a day, with what is there and what runs before and after it."""
     running = locks.holders(days.config.paths.root)
     known = sorted({*days.known(), *(name.removeprefix("dt=") for name in running if name.startswith("dt="))})
     clicks = f"{days.tables.root}: {len(days.events)} days of events" + (
         f", {min(days.events)} to {max(days.events)}" if days.events else ""
     )
-    rows = [("day", "state", "model", "validation", "test hr@10", "seconds", "note")]
+    rows: Table = [("day", "state", "model", "validation", "test hr@10", "seconds", "note")]
     for dt in known:
         day = days.day(dt)
         note = f"running: {running[f'dt={dt}']}" if f"dt={dt}" in running else day.why
@@ -191,7 +228,7 @@ def overview(days: Days) -> list[str]:
     latest = f"{days.tables.root}/models/latest.json"
     if days.tables.fs.exists(latest):
         others.append(f"latest model: {days.tables.read_json(latest)['dt']}")
-    return [clicks, *(table(rows) if known else ["no day is published"]), *others]
+    return [clicks, rows if known else "no day is published", *others]
 
 
 def facts(tables: Tables, dt: str, manifests: Manifests) -> tuple[str, str, str, str]:
@@ -220,13 +257,13 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def details(days: Days, dt: str) -> list[str]:
+def details(days: Days, dt: str) -> list[str | Table]:
     """One day: its publications with their inputs, metrics and times."""
     day = days.day(dt)
-    lines = [f"{dt}: {day.state}" + (f" ({day.why})" if day.why else "")]
+    lines: list[str | Table] = [f"{dt}: {day.state}" + (f" ({day.why})" if day.why else "")]
     owner = locks.holders(days.config.paths.root).get(f"dt={dt}")
     lines += [f"running now: {owner}"] if owner else []
-    rows = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
+    rows: Table = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
     ordered = days.config.input.ordering == "time"
     for name, manifest in sorted(day.manifests.items(), key=lambda found: found[1]["published_at"]):
         changed = _changed_inputs(name, day.manifests, days.events, dt, ordered)
@@ -238,13 +275,7 @@ def details(days: Days, dt: str) -> list[str]:
         note = f"; changed since: {', '.join(sorted(changed))}" if changed else ""
         rows.append((*row, manifest["digest"][:12], ", ".join(source) + note))
     if len(rows) > 1:
-        lines += table(rows)
+        lines.append(rows)
         model, validation, test, seconds = facts(days.tables, dt, day.manifests)
         lines.append(f"model {model}, validation ndcg@10 {validation}, test hr@10 {test}, {seconds} s in all")
     return lines
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -39,7 +39,11 @@ def test_a_range_is_half_open() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
-    [("--jobs", "vocab,pipeline", "--jobs pipeline: choose from events"), ("--max-active", "0", "at least 1")],
+    [
+        ("--jobs", "vocab,pipeline", "--jobs pipeline: choose from events"),
+        ("--jobs", "", "--jobs : choose from events"),
+        ("--max-active", "0", "at least 1"),
+    ],
 )
 def test_bad_usage(argument: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "conf" / "globo.yaml")
@@ -129,6 +133,14 @@ def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], c
     assert (found.state, found.why) == ((FAILED, "exit 3: words") if code == 3 else (MISSING, ""))
     backfill.run_days(request_of({}), DAYS)
     assert Days(request.config).day(DAYS[1], ["vocab"]).state == MISSING, "a success takes the record away"
+
+
+def test_what_a_day_said_last_is_read_from_json_too(tmp_path: Path) -> None:
+    for line in ('{"level": "error", "message": "no"}', "no", '\n{"level": "error", "message": "no"}\n\n'):
+        (tmp_path / "day.log").write_text(f"5\n{line}\n")
+        process = backfill.Process.__new__(backfill.Process)
+        process._output = tmp_path / "day.log"
+        assert process._last_words() == "no"
 
 
 def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recall_lib import cli, status
+from recall_lib import cli, log, status
 from recall_lib.config import Config, load_config
 from recall_lib.io import locks
 from recall_lib.io.tables import EMPTY_DIGEST
@@ -134,6 +134,30 @@ def test_overview_and_details(
     said = capsys.readouterr().out
     assert "samples/split=train       2     1.5" in said
     assert "2 days of events, vocab" in said
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ({"training": {"epochs": 1, "launcher": "spark", "of_another_version": 1}}, ""),
+        ({"training": {"epochs": 2}}, "made with other settings: training"),
+        ({"features": {"item": []}, "model": {"tower": [64, 8]}}, "made with other settings: model"),
+        ({"top_n": {"n": 5}}, ""),  # of a table that is made of the model, not of the model
+    ],
+)
+def test_other_settings_make_a_day_stale(root: Path, config_file: str, then: dict[str, Any], why: str) -> None:
+    file = root / f"models/dt={DT}/_manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": then}))
+    day = Days(load_config(config_file)).day(DT, ["vocab", "train"])
+    assert (day.state, day.why) == ((STALE, why) if why else (PUBLISHED, ""))
+
+
+def test_json_has_a_line_a_day(config_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log._VARIABLE, "{}")  # so that what the command leaves there is put back
+    assert cli.main(["status", "--config", config_file, "--log-format", "json"]) == 0
+    clicks, day = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "3 days of events" in clicks["message"]
+    assert (day["stage"], day["row"]["day"], day["row"]["state"], day["row"]["seconds"]) == ("status", DT, MISSING, "6.0")
 
 
 def test_a_day_is_judged_by_the_jobs_that_are_asked_for(root: Path, config_file: str) -> None:
