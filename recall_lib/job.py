@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import traceback
 import uuid
@@ -130,9 +131,9 @@ def guarded(name: str, action: Callable[[], object]) -> int:
     except RecallError as error:
         log.fail(name, " ".join(str(error).split()))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough: the shells' code for it, for what is left is not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         log.fail(name, "interrupted; nothing half-written is published, run it again")
         return 130
