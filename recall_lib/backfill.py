@@ -324,10 +324,17 @@ class Process:
         with self._output.open("rb") as output:
             output.seek(max(self._output.stat().st_size - _LAST_WORDS, 0))
             lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-        words = lines[-1].strip() if lines else "nothing"
-        with suppress(ValueError, TypeError, KeyError):  # with --log-format json
-            words = json.loads(words)["message"]
-        return words
+        said = [_said(line.strip()) for line in lines]
+        # The line that ended it, rather than one that Spark, or another backfill's process, wrote after it.
+        return ([words for ended, words in said if ended] or [words for _, words in said] or ["nothing"])[-1]
+
+
+def _said(line: str) -> tuple[bool, str]:
+    """Whether a line of output is the one that ends a command with an error, and what it says."""
+    with suppress(ValueError, TypeError, KeyError):  # with --log-format json
+        told = json.loads(line)
+        return told["level"] == "error", told["message"]
+    return line.startswith("recall "), line
 
 
 def _day_main(argv: Sequence[str]) -> int:

@@ -122,11 +122,11 @@ def remove(tables: Tables, item: Garbage) -> None:
     with ExitStack() as held:
         for name in item.locks:
             held.enter_context(locks.held(tables.config.paths.root, name, tables.run_id))
-        if item.day and tables.catalog:
-            tables.catalog.drop(*item.day)
         with suppress(FileNotFoundError):  # whose it was, or another gc, came first
             for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
                 tables.fs.rm_file(manifest)
+            if item.day and tables.catalog:  # after the manifests: what has one is taken into the catalog again
+                tables.catalog.drop(*item.day)
             tables.fs.rm(item.path, recursive=True)
 
 

@@ -135,12 +135,12 @@ def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], c
     assert Days(request.config).day(DAYS[1], ["vocab"]).state == MISSING, "a success takes the record away"
 
 
-def test_what_a_day_said_last_is_read_from_json_too(tmp_path: Path) -> None:
-    for line in ('{"level": "error", "message": "no"}', "no", '\n{"level": "error", "message": "no"}\n\n'):
+def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
+    for line in ('{"level": "error", "message": "no"}\n{"level": "info", "message": "x"}', "no", "no\n\n", "x\nrecall pipeline: no\nx"):
         (tmp_path / "day.log").write_text(f"5\n{line}\n")
         process = backfill.Process.__new__(backfill.Process)
         process._output = tmp_path / "day.log"
-        assert process._last_words() == "no"
+        assert process._last_words().removeprefix("recall pipeline: ") == "no"
 
 
 def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:

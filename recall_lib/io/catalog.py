@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyspark.errors import AnalysisException
@@ -108,8 +109,10 @@ class Catalog:
         rows = self.spark.sql(f"SHOW PARTITIONS {self.database}.{dataset}").collect()
         known = {row["partition"] for row in rows}
         for dt, keys in self.tables.publications(dataset):
-            if "/".join([f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]) not in known:
-                self._add(dataset, dt, keys, self._version(dataset, dt, keys, self.tables.folder(dataset, dt, **keys)))
+            folder = self.tables.find(dataset, dt, **keys)
+            if folder and "/".join([f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]) not in known:
+                with suppress(FileNotFoundError):  # it is being replaced, and added, or removed
+                    self._add(dataset, dt, keys, self._version(dataset, dt, keys, folder))
 
     def keep_current(self, dataset: str, dt: str, keys: Mapping[str, str]) -> None:
         """Remove every version but the current one, whoever may be reading it."""
