@@ -24,7 +24,6 @@ from recall_lib.io import locks
 from recall_lib.job import Context
 from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days
 from tests.conftest import ROOT
-from tests.test_pipeline import TINY
 
 DAYS = ["2024-03-02", "2024-03-03", "2024-03-04"]
 JOBS = ["events", "vocab"]
@@ -136,7 +135,12 @@ def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], c
 
 
 def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
-    for line in ('{"level": "error", "message": "no"}\n{"level": "info", "message": "x"}', "no", "no\n\n", "x\nrecall pipeline: no\nx"):
+    for line in (
+        '{"level": "error", "message": "no"}\n{"level": "info", "message": "x"}',
+        "no",
+        "no\n\n",
+        "x\nrecall pipeline: no\nx",
+    ):
         (tmp_path / "day.log").write_text(f"5\n{line}\n")
         process = backfill.Process.__new__(backfill.Process)
         process._output = tmp_path / "day.log"
@@ -221,33 +225,29 @@ def run_whole(config_file: Path, end: str, *options: str) -> str:
 
 
 @pytest.mark.proof
-def test_a_backfill_killed_three_times_ends_as_one_that_never_was(
-    make_config: Callable[..., Config], log: simulator.Log, tmp_path: Path
-) -> None:
-    config, file = (
-        make_config(**TINY, input={"max_reject_share": 0.2, "items": "items.csv"}, evaluation={"protocol": "day"}),
-        tmp_path / "config.yaml",
-    )
-    simulator.write_rows(log, Path(config.input.path))
-    root, undisturbed = Path(config.paths.root), tmp_path / "undisturbed"
-    began = time.monotonic()
-    run_whole(file, DAYS[2], "--set", f"paths.root={undisturbed}")
-    seconds = time.monotonic() - began
-    seed = time.time_ns()
+def test_a_backfill_killed_three_times_ends_as_one_that_never_was(config: Config, tmp_path: Path) -> None:
+    file, root, undisturbed = tmp_path / "config.yaml", Path(config.paths.root), tmp_path / "undisturbed"
+    jobs = ["--jobs", "events,vocab,samples,popular"]
+    run_whole(file, DAYS[2], *jobs, "--set", f"paths.root={undisturbed}")
+    expected, seed = digests(undisturbed), time.time_ns()
     rng = random.Random(seed)
-    for _ in range(3):
-        killed = start(file, DAYS[2])
-        time.sleep(rng.uniform(0, 0.7 * seconds))
+    for published in sorted(rng.sample(range(len(expected)), 3)):
+        killed = start(file, DAYS[2], *jobs)
+        deadline = time.monotonic() + 240
+        while len(contents(root)) < published:
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 2))
         os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
         deadline = time.monotonic() + 10
         while locks.holders(str(root)):
             assert time.monotonic() < deadline, "the day's process outlived the backfill"
-    run_whole(file, DAYS[2])
-    assert digests(root) == digests(undisturbed), f"seed {seed}"
-    assert {name.split("/")[0] for name in digests(root)} >= {"events", "models", "top_n", "metrics", "reports"}
+    run_whole(file, DAYS[2], *jobs)
+    assert digests(root) == expected, f"seed {seed}"
     before = contents(root)
-    assert "nothing to do: no day is failed or missing" in run_whole(file, DAYS[2])
+    assert "nothing to do: no day is failed or missing" in run_whole(file, DAYS[2], *jobs)
     assert contents(root) == before
 
 
