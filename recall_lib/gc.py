@@ -85,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
     """What can go now; `keep_days` takes the place of every setting of `retention`."""
-    fs, root = tables.fs, tables.root
+    fs = tables.fs
     at_work = locks.holders(tables.config.paths.root)
     alive = {owner.run_id for owner in at_work.values()}
-    for folder in _inside(tables, f"{root}/_staging"):
+    for folder in tables.inside("_staging"):
         if folder.rsplit("/", 1)[-1].split("-")[0] not in alive and _quiet_for(tables, folder) > DEAD_AFTER:
             yield Garbage(folder, "of a run that died")
     expired = {
@@ -97,16 +97,16 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
         if not (at_work if _of_events(dataset) else f"dt={dt}" in at_work)
     }
     # Before the days: what is left of one by a kill must not come back from here.
-    for folder in _inside(tables, f"{root}/_retired"):
+    for folder in tables.inside("_retired"):
         dataset, dt, keys = named_aside(folder)
         if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
             yield Garbage(folder, "an old version, left behind", _locks_of(dataset, dt))
     for dataset, dt in sorted(expired):
         kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
         yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", _locks_of(dataset, dt), (dataset, dt))
-    for folder in _inside(tables, f"{root}/_versions"):
+    for folder in tables.inside("_versions"):
         yield from _old_versions(tables, folder, expired)
-    for file in _inside(tables, f"{root}/_checkpoints"):
+    for file in tables.inside("_checkpoints"):
         dataset, dt, _ = named_aside(file)
         model = tables.find(dataset, dt)
         if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
@@ -156,15 +156,8 @@ def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]
     in_use = tables.read_json(latest)["dt"] if tables.fs.exists(latest) else None
     for dataset, setting in _KEPT_BY.items():
         keep = keep_days or getattr(tables.config.retention, setting)
-        names = [path.rsplit("/", 1)[-1] for path in _inside(tables, f"{tables.root}/{dataset}")]
-        days = {name.removeprefix("dt=") for name in names if name.startswith("dt=")}
-        days |= {dt for name, dt, _ in map(named_aside, _inside(tables, f"{tables.root}/_retired")) if name == dataset}
-        yield from ((dataset, dt) for dt in sorted(days)[: -keep if keep else 0] if dt != in_use)
-
-
-def _inside(tables: Tables, folder: str) -> list[str]:
-    paths = tables.fs.ls(folder, detail=False) if tables.fs.isdir(folder) else []
-    return sorted(path.rstrip("/") for path in paths)
+        days = tables.days_with_folders(dataset)
+        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt != in_use)
 
 
 def _quiet_for(tables: Tables, folder: str) -> timedelta:

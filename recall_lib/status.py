@@ -28,6 +28,7 @@ PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
 # What the manifests call their inputs, where that is not the publication's name.
 _INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
+_FAILED = ".failed.json"
 
 # Sections of the config that a publication is made with, beside what its inputs are made with.
 _MADE_WITH = {
@@ -94,13 +95,9 @@ class Days:
     def known(self) -> list[str]:
         """The days that anything is published for but clicks, or whose backfill failed; ascending."""
         datasets = {name.split("/")[0] for names in publications(self.config).values() for name in names} - {"events"}
-        found = {day for dataset in datasets for day in self._folders(dataset)}
-        return sorted(found | self._folders("_backfill", ".failed.json"))
-
-    def _folders(self, dataset: str, suffix: str = "") -> set[str]:
-        folder, fs = f"{self.tables.root}/{dataset}", self.tables.fs
-        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(folder, detail=False)] if fs.isdir(folder) else []
-        return {n.removeprefix("dt=").removesuffix(suffix) for n in names if n.startswith("dt=") and n.endswith(suffix)}
+        found = {day for dataset in datasets for day in self.tables.days_with_folders(dataset)}
+        notes = [path.rsplit("/dt=", 1)[-1] for path in self.tables.inside("_backfill")]
+        return sorted(found | {note.removesuffix(_FAILED) for note in notes if note.endswith(_FAILED)})
 
     def day(self, dt: str, jobs: Collection[str] | None = None) -> Day:
         """One day, judged by what the named jobs publish (without any: what every day must have)."""
@@ -147,7 +144,7 @@ def _differ(then: Any, now: Any) -> bool:
 
 def failure_file(tables: Tables, dt: str) -> str:
     """Where a backfill notes down that a day failed."""
-    return f"{tables.root}/_backfill/dt={dt}.failed.json"
+    return f"{tables.root}/_backfill/dt={dt}{_FAILED}"
 
 
 def judge(

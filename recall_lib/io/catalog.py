@@ -135,8 +135,7 @@ class Catalog:
 
     def versions(self, dataset: str, dt: str, keys: Mapping[str, str]) -> list[str]:
         """The folders of all versions of a partition that are still there."""
-        folder = self._versions(dataset, dt, keys)
-        return [path.rstrip("/") for path in self.tables.fs.ls(folder, detail=False)] if self.tables.fs.isdir(folder) else []
+        return self.tables.inside(self._versions(dataset, dt, keys).removeprefix(f"{self.tables.root}/"))
 
     def drop(self, dataset: str, dt: str) -> None:
         """Take a day out of its table; the versions' folders stay."""

@@ -87,14 +87,19 @@ class Tables:
 
     def days(self, dataset: str) -> list[str]:
         """The published days of a dataset without further keys, ascending."""
-        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in self._inside(dataset)]
-        days = {name.removeprefix("dt=") for name in names if name.startswith("dt=")}
-        days |= {dt for name, dt, _ in map(named_aside, self._inside("_retired")) if name == dataset}
-        return [day for day in sorted(days) if self.find(dataset, day)]
+        return [day for day in self.days_with_folders(dataset) if self.find(dataset, day)]
 
-    def _inside(self, area: str) -> list[str]:
+    def days_with_folders(self, dataset: str) -> list[str]:
+        """The days of which a dataset has anything, published or not, ascending."""
+        names = [path.rsplit("/", 1)[-1] for path in self.inside(dataset)]
+        days = {name.removeprefix("dt=") for name in names if name.startswith("dt=")}
+        # A day can be there alone, between a publication's renames or where a run died between them.
+        return sorted(days | {dt for name, dt, _ in map(named_aside, self.inside("_retired")) if name == dataset})
+
+    def inside(self, area: str) -> list[str]:
+        """The paths directly below a folder of the root, ascending; none if it is not there."""
         try:
-            return list(self.fs.ls(f"{self.root}/{area}", detail=False))
+            return sorted(path.rstrip("/") for path in self.fs.ls(f"{self.root}/{area}", detail=False))
         except FileNotFoundError:
             return []
 
@@ -105,7 +110,7 @@ class Tables:
         places = [path[len(folder) + 1 :].split("/")[:-1] for path in paths if path.endswith(f"/{MANIFEST}")]
         found = [dict(part.split("=", 1) for part in place) for place in places]
         published = [(keys.pop("dt"), keys) for keys in found]
-        for name, dt, keys in map(named_aside, self._inside("_retired")):  # there alone, where a run died between its renames
+        for name, dt, keys in map(named_aside, self.inside("_retired")):  # as in days_with_folders
             if name == dataset and (dt, keys) not in published:
                 published.append((dt, keys))
         return sorted(published, key=str)
@@ -385,7 +390,8 @@ class Tables:
             self.fs.mv(target, retired, recursive=True)
         self._remove(target)  # a folder without a manifest was never published
         self.fs.mv(staging, target, recursive=True)
-        self._remove(retired)
+        with suppress(OSError):  # it is published; what a reader on NFS has open stays until the next publication or gc
+            self._remove(retired)
         return manifest
 
     def _footer(self, path: str) -> dict[str, Any]:

@@ -119,3 +119,19 @@ def test_a_manifest_that_is_replaced_between_the_look_and_the_read_is_read_anew(
 
     monkeypatch.setattr(tables, "read_json", first_time_gone)
     assert tables.manifest("index", DT)["a"] == 1
+
+
+def test_an_old_version_that_cannot_be_removed_is_no_failure(tables, monkeypatch):
+    for text in ("first", "second"):
+        with tables.publish_files("index", DT) as folder:
+            (folder / "x").write_text(text)
+        remove = tables.fs.rm
+
+        def busy(path, remove=remove, **options):
+            if "_retired" in path:
+                raise OSError(39, "Directory not empty")
+            remove(path, **options)
+
+        monkeypatch.setattr(tables.fs, "rm", busy)
+    assert tables.fs.cat_file(f"{tables.path('index', DT)}/x") == b"second"
+    assert tables.fs.exists(tables.aside("_retired", "index", DT, {}))
