@@ -227,7 +227,7 @@ def run_whole(config_file: Path, end: str, *options: str) -> str:
 @pytest.mark.proof
 def test_a_backfill_killed_three_times_ends_as_one_that_never_was(config: Config, tmp_path: Path) -> None:
     file, root, undisturbed = tmp_path / "config.yaml", Path(config.paths.root), tmp_path / "undisturbed"
-    jobs = ["--jobs", "events,vocab,samples,popular"]
+    jobs = ["--jobs", ",".join(JOBS)]
     run_whole(file, DAYS[2], *jobs, "--set", f"paths.root={undisturbed}")
     expected, seed = digests(undisturbed), time.time_ns()
     rng = random.Random(seed)
