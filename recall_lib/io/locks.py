@@ -123,10 +123,10 @@ def require_kept() -> None:
     """Raise Busy if another run has taken over a lock of this process, which has shown no sign of life for too long."""
     for file, fs in _KEPT.items():
         folder, _, number = file.removesuffix(".json").rpartition("/")
-        if _newest(fs, folder) > int(number):
+        if not fs.exists(file) or _newest(fs, folder) > int(number):
             raise Busy(
-                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life: nothing "
-                "more is published; run it again when that has ended"
+                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life (or its lock "
+                "was removed): nothing more is published; run it again when that has ended"
             )
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,14 @@ def test_who_stood_still_until_another_took_over_publishes_nothing(
     monkeypatch.undo()
     assert (Path(tables.folder("index", "2024-01-02")) / "x").read_text() == "first"
     take(root)
+
+
+def test_a_lock_that_is_removed_by_hand_is_lost(tmp_path: Path) -> None:
+    with locks.held(str(tmp_path), NAME, "mine"):
+        locks.require_kept()
+        shutil.rmtree(tmp_path / "_locks")
+        with pytest.raises(Busy, match="its lock was removed"):
+            locks.require_kept()
 
 
 def test_a_full_disk_leaves_no_lock_and_hides_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
