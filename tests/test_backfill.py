@@ -225,6 +225,7 @@ def run_whole(config_file: Path, end: str, *options: str) -> str:
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(3000)
 def test_a_backfill_killed_three_times_ends_as_one_that_never_was(config: Config, tmp_path: Path) -> None:
     file, root, undisturbed = tmp_path / "config.yaml", Path(config.paths.root), tmp_path / "undisturbed"
     jobs = ["--jobs", ",".join(JOBS)]
@@ -252,6 +253,7 @@ def test_a_backfill_killed_three_times_ends_as_one_that_never_was(config: Config
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(3000)
 def test_of_two_backfills_at_once_one_publishes_and_the_other_says_so(config: Config, tmp_path: Path) -> None:
     file, jobs = tmp_path / "config.yaml", ["--jobs", ",".join(JOBS)]
     run_whole(file, DAYS[1], *jobs)
