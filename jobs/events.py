@@ -18,6 +18,8 @@ _WAIT_S = 7200.0
 def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> None:
     """Ingest the day; with `backfill` also every earlier day that the log has and events lacks, and the days `also`.
 
+    Of the earlier days those alone that `recall gc` would leave if dt were the newest (retention.events_days).
+
     With `backfill` a day that is asked for waits until the log holds a later click: before that it is not complete.
     The days share the events, so that ingestions wait for each other: what the last one has published is missing no more.
     """
@@ -54,7 +56,8 @@ def _days(ctx: Context, in_log: list[str], backfill: bool, also: Sequence[str]) 
     if not backfill or ctx.config.input.ordering == "position":
         return [ctx.dt]
     complete = {day for day in (ctx.dt, *also) if in_log and in_log[-1] > day}
-    return sorted(complete | {day for day in in_log if day < ctx.dt} - set(ctx.tables.days("events")))
+    kept = [day for day in in_log if day <= ctx.dt][-(ctx.config.retention.events_days or 0) :]
+    return sorted(complete | {day for day in kept if day < ctx.dt} - set(ctx.tables.days("events")))
 
 
 if __name__ == "__main__":

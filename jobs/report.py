@@ -1,5 +1,7 @@
 """Manifests, training log and metrics -> one HTML file: funnel, loss curve, metrics beside the baselines."""
 
+import hashlib
+import json
 import sys
 
 from recall_lib.job import Context, main
@@ -10,7 +12,11 @@ from recall_lib.report.html import render
 def run(ctx: Context) -> None:
     """Publish reports/dt."""
     facts = collect(ctx.tables, ctx.dt)
-    with ctx.tables.publish_files("reports", ctx.dt) as folder:
+    digests = facts["digests"]
+    inputs = {"metrics": digests["metrics"]} if "metrics" in digests else {}
+    # The file's own digest would tell of clocks and speeds.
+    digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    with ctx.tables.publish_files("reports", ctx.dt, inputs=inputs, facts={"digest": digest}) as folder:
         (folder / "report.html").write_text(render(facts), encoding="utf-8")
     ctx.say(f"report in {ctx.tables.folder('reports', ctx.dt)}/report.html")
 

@@ -18,10 +18,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -29,11 +28,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recall_lib import log, processes
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import Busy, RecallError, UsageError
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_arguments, add_config_arguments, context, guarded, run_alone
-from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, failure_file, hit_rate, publications, table
+from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate, publications
 
 # The states that each --reprocess takes up.
 TAKEN_UP = {
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="whether later days are still started (default: stop)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
+    log.add_argument(parser)
     args = parser.parse_args(argv)
     return guarded("backfill", lambda: run(asked(args), args.dry_run))
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def asked(args: argparse.Namespace) -> Asked:
     """What the parsed arguments ask for (UsageError if they are bad)."""
     config = load_config(args.config, args.overrides)
-    names, jobs = list(publications(config)), args.jobs.split(",") if args.jobs else None
+    names, jobs = list(publications(config)), None if args.jobs is None else args.jobs.split(",")
     unknown = [job for job in jobs or () if job not in names]
     if unknown:
         raise UsageError(f"--jobs {','.join(unknown)}: choose from {','.join(names)}")
@@ -161,19 +162,17 @@ def run(request: Asked, dry_run: bool = False) -> None:
     before = request.judge(request.days)
     todo = [day for day in request.days if request.takes_up(before[day])]
     if request.config.input.ordering == "position":
-        print(
-            "backfill: input.ordering is position: each day takes a snapshot of the whole log as it is now, not as it was then"
-        )
+        log.say("backfill", "input.ordering is position: each day takes a snapshot of the log as it is now, not as it was then")
     attempts: dict[str, Attempt] = {}
     if todo and not dry_run:
-        print(f"backfill: {len(todo)} of {len(request.days)} days to run, output in {log_folder(Tables(request.config))}")
+        log.say("backfill", f"{len(todo)} of {len(request.days)} days to run, output in {log_folder(Tables(request.config))}")
         attempts = run_days(request, todo)
     after = request.judge(request.days)
-    print("\n".join(summary(request, before, after, attempts, todo if dry_run else ())))
+    log.show("backfill", summary(request, before, after, attempts, todo if dry_run else ()))
     if dry_run:
         return
     if not todo:
-        print(f"backfill: nothing to do: no day is {' or '.join(sorted(TAKEN_UP[request.reprocess]))}")
+        log.say("backfill", f"nothing to do: no day is {' or '.join(sorted(TAKEN_UP[request.reprocess]))}")
     require_published(after, attempts, TAKEN_UP[request.reprocess])
 
 
@@ -202,7 +201,8 @@ def run_days(request: Asked, todo: Sequence[str]) -> dict[str, Attempt]:
                 attempt = attempts[day] = active.pop(day).attempt()
                 _note(tables, day, attempt)
                 bar.update()
-                tqdm.write(f"{day}: {_outcome(attempt)} after {attempt.seconds:.0f} s", file=sys.stdout)
+                with tqdm.external_write_mode(sys.stdout):
+                    log.say("backfill", f"{_outcome(attempt)} after {attempt.seconds:.0f} s", dt=day)
                 if request.stop and _failed(attempt):
                     waiting.clear()
     return attempts
@@ -241,8 +241,9 @@ def log_folder(tables: Tables) -> Path:
 def _note(tables: Tables, day: str, attempt: Attempt) -> None:
     """Leave the record of a day's failure, or remove it after a success."""
     path = failure_file(tables, day)
-    if attempt.code == 0 and tables.fs.exists(path):
-        tables.fs.rm(path)
+    if attempt.code == 0:
+        with suppress(FileNotFoundError):
+            tables.fs.rm_file(path)
     if _failed(attempt):
         record = {"code": attempt.code, "message": attempt.message, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         tables.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
@@ -263,9 +264,9 @@ def summary(
     after: Mapping[str, Day],
     attempts: Mapping[str, Attempt],
     planned: Sequence[str],
-) -> list[str]:
+) -> Table:
     """The table of days: state before, what was done or is planned, state after, seconds, HR@10, and what is to be said."""
-    rows = [("day", "before", "run", "now", "seconds", "hr@10", "note")]
+    rows: Table = [("day", "before", "run", "now", "seconds", "hr@10", "note")]
     tables = Tables(request.config)
     for day in request.days:
         attempt, now = attempts.get(day), after[day]
@@ -273,7 +274,7 @@ def summary(
         seconds = f"{attempt.seconds:.1f}" if attempt else "-"
         note = attempt.message if attempt and attempt.code else now.why
         rows.append((day, before[day].state, done, now.state, seconds, hit_rate(tables, day, now.manifests), note))
-    return table(rows)
+    return rows
 
 
 def require_published(after: Mapping[str, Day], attempts: Mapping[str, Attempt], taken_up: Collection[str]) -> None:
@@ -294,16 +295,13 @@ def require_published(after: Mapping[str, Day], attempts: Mapping[str, Attempt],
 class Process:
     """A day's process, in a process group of its own, that ends with us however we end."""
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        """`log` is added to: another backfill may be writing there, and its day is then locked for us."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._log, self._started = log, time.monotonic()
+    def __init__(self, arguments: Sequence[str], output: Path) -> None:
+        """`output` is added to: another backfill may be writing there, and its day is then locked for us."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self._output, self._started = output, time.monotonic()
         command = [sys.executable, "-m", "recall_lib.backfill", *arguments]
-        with log.open("ab") as out:
-            # Nothing is ever written to this stdin: the pipe closes when we die, SIGKILL included (_end_with_parent).
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, process_group=0
-            )
+        with output.open("ab") as out:
+            self._process = processes.start(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
 
     def ended(self) -> bool:
         """Whether it has ended by itself."""
@@ -323,15 +321,25 @@ class Process:
         return Attempt(code, time.monotonic() - self._started, words)
 
     def _last_words(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(max(self._log.stat().st_size - _LAST_WORDS, 0))
-            lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "nothing"
+        with self._output.open("rb") as output:
+            output.seek(max(self._output.stat().st_size - _LAST_WORDS, 0))
+            lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+        said = [_said(line.strip()) for line in lines]
+        # The line that ended it, rather than one that Spark, or another backfill's process, wrote after it.
+        return ([words for ended, words in said if ended] or [words for _, words in said] or ["nothing"])[-1]
+
+
+def _said(line: str) -> tuple[bool, str]:
+    """Whether a line of output is the one that ends a command with an error, and what it says."""
+    with suppress(ValueError, TypeError, KeyError):  # with --log-format json
+        told = json.loads(line)
+        return told["level"] == "error", told["message"]
+    return line.startswith("recall "), line
 
 
 def _day_main(argv: Sequence[str]) -> int:
     """What a day's process runs: the pipeline, or some of its jobs, or just the events of several days."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    processes.end_with_parent(lambda: os.killpg(0, signal.SIGKILL))  # with Spark's JVM and the ranks
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     parser.add_argument("--jobs")
@@ -348,12 +356,6 @@ def _day_main(argv: Sequence[str]) -> int:
             run_alone(partial(pipeline.run, jobs=args.jobs.split(",") if args.jobs else None), ctx)
 
     return guarded("pipeline", day)
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one; then kill the whole group, with Spark's JVM and the ranks."""
-    os.read(0, 1)
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

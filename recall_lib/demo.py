@@ -18,11 +18,11 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas, simulator
-from recall_lib.config import Config, Input, load_config, parse_day
-from recall_lib.errors import UsageError
-from recall_lib.io import raw
+from recall_lib.config import Input, load_config, parse_day
+from recall_lib.errors import Busy, UsageError
+from recall_lib.io import locks, raw
 from recall_lib.io.tables import Tables
-from recall_lib.job import Context, guarded
+from recall_lib.job import Context, guarded, run_alone
 from recall_lib.transforms.metrics import RECOMMENDERS
 
 ROOT = "build/demo"
@@ -60,9 +60,13 @@ def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequenc
         simulator.write_sessions(simulated, Path(log) / "sessions.txt")
         ctx.say(f"simulated a log of {len(simulated.user)} clicks and impressions in {log}")
     require_input(ctx.config.input)
-    move_aside(ctx.config)
+    run_alone(_run_every_stage, ctx)
+
+
+def _run_every_stage(ctx: Context) -> None:
     from jobs import pipeline  # brings in Spark and PyTorch: only once the arguments are known to be good
 
+    move_aside(Tables(ctx.config, ctx.run_id))
     pipeline.run(ctx)
     print("\n" + "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)]))
 
@@ -76,20 +80,26 @@ def require_input(settings: Input) -> None:
         raw.input_files(settings, path)
 
 
-def move_aside(config: Config) -> None:
-    """Rename the tables under paths.root if another log or other features made them; the log folder stays."""
-    tables = Tables(config)
+def move_aside(tables: Tables) -> None:
+    """Rename what is under paths.root, but for log and locks, if another log or other features made the tables.
+
+    Raises:
+        Busy: another run is at work there.
+    """
     days = tables.days("events")
     if not days:
         return
     made_with = tables.manifest("events", days[-1])["config"]
-    if all(made_with[section] == config.model_dump(mode="json")[section] for section in ("input", "features")):
+    if all(made_with[section] == tables.config.model_dump(mode="json")[section] for section in ("input", "features")):
         return
+    for name, owner in locks.holders(tables.config.paths.root).items():
+        if owner.run_id != tables.run_id:
+            raise Busy(f"{tables.root} holds another log's tables, and {name} is held by {owner}: run it again after that")
     aside = f"{tables.root}-{days[-1]}-{tables.run_id}"
     tables.fs.makedirs(aside)
     for path in tables.fs.ls(tables.root, detail=False):
         name = path.rstrip("/").rsplit("/", 1)[-1]
-        if name != "log":
+        if name not in ("log", locks.FOLDER):
             tables.fs.mv(path, f"{aside}/{name}", recursive=True)
     print(f"demo: {tables.root} held another log's tables; they are in {aside} now")
 

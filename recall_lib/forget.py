@@ -5,8 +5,9 @@
 Rows of the user leave events, samples, vectors, top_n and top_n_user_id; rejected rows whose text has the id as a word leave
 rejects (another's too, where ids are short numbers); where user_id is a feature, the vocabulary's row stays, without the id.
 Each day is published again whole, and what was made from it does not look stale. A model keeps what it has learnt: with user_id
-as a feature a row of weights that no id leads to. The raw log is not touched: remove the user there first, or the next
-`recall events` brings the clicks back. Runs that were killed may have left files aside: `recall gc` removes them.
+as a feature a row of weights that no id leads to. The raw log and `input.users` are not touched: remove the user there first,
+or days that are ingested later, anew or with other settings bring the user back. Runs that were killed may have left files
+aside: `recall gc` removes them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from recall_lib import log
 from recall_lib.config import load_config
+from recall_lib.errors import Busy, UsageError
 from recall_lib.io import locks
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
+        if not args.user.strip():
+            raise UsageError("--user is empty: give the user_id, as it is in the events")
         config = load_config(args.config, args.overrides)
         tables = Tables(config, spark=start(config.spark, "recall forget") if config.tables.database else None)
         log.bind(run_id=tables.run_id)
@@ -61,11 +65,13 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
         (publication, its rows that were removed or, in vocab, made nameless) for each that had any, once it is done.
 
     Raises:
-        Busy: another run has a day; what has been yielded is done.
+        Busy: another run has a day, or may publish one from the events as they were; what has been yielded is done.
     """
     root = tables.config.paths.root
     with locks.held(root, "events", tables.run_id):
         for dataset, find in _FIND.items():
+            if dataset == _MADE_FROM_EVENTS:
+                _require_no_day_at_work(root)
             for dt, keys in tables.publications(dataset):
                 if keys.get("kind") == "item":
                     continue
@@ -73,6 +79,12 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
                     rows = _forget_in(tables, dataset, dt, keys, find, user)
                 if rows:
                     yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
+
+
+def _require_no_day_at_work(root: str) -> None:
+    for name, owner in locks.holders(root).items():
+        if name.startswith("dt="):
+            raise Busy(f"{name} is held by {owner}, which may have read the events as they were: run it again after that")
 
 
 def _forget_in(tables: Tables, dataset: str, dt: str, keys: dict[str, str], find: Find, user: str) -> int:
@@ -128,10 +140,12 @@ def _by_value(rows: pa.Table, user: str) -> pa.ChunkedArray:
     return pc.fill_null(pc.and_(pc.equal(rows["feature"], "user_id"), pc.equal(rows["value"], user)), False)
 
 
+# The first that is: what runs while events are cleaned may bring it, with the user, where no publication is yet.
+_MADE_FROM_EVENTS = "vocab"
 _FIND: dict[str, Find] = {
     "events": _by_id,
     "rejects": _by_text,
-    "vocab": _by_value,
+    _MADE_FROM_EVENTS: _by_value,
     **dict.fromkeys(("samples", "vectors", "top_n", "top_n_user_id"), _by_id),
 }
 

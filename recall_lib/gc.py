@@ -2,7 +2,8 @@
 
     recall gc --config conf/mine.yaml --dry-run
 
-Never removed: the days that retention keeps, the day that models/latest.json names, and what a run may be writing.
+Never removed: the days that retention keeps, the day that models/latest.json names, what a run may be writing, and, while any
+run is at work, events: it may be reading them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from recall_lib import log
 from recall_lib.config import load_config
-from recall_lib.errors import UsageError
+from recall_lib.errors import Busy, UsageError
 from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables, named_aside
 from recall_lib.job import add_config_arguments, guarded
@@ -35,10 +37,18 @@ _KEPT_BY = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder or file below the root, and why it can go; of a day, its table and dt too."""
+    """A folder or file below the root that can go.
+
+    Attributes:
+        path: of it.
+        why: for people.
+        locks: those that keep runs from it meanwhile.
+        day: (table, dt) if it is all of a day, which leaves the catalog too.
+    """
 
     path: str
     why: str
+    locks: tuple[str, ...] = ()
     day: tuple[str, str] | None = None
 
 
@@ -63,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for item in found:
             log.say("gc", f"{verb} {item.path.removeprefix(tables.root + '/')}: {item.why}")
             if not args.dry_run:
-                remove(tables, item)
+                try:
+                    remove(tables, item)
+                except Busy as error:
+                    log.say("gc", f"leaves it: {error}")
         if not found:
             log.say("gc", "nothing to remove")
 
@@ -72,23 +85,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
     """What can go now; `keep_days` takes the place of every setting of `retention`."""
-    fs, root = tables.fs, tables.root
+    fs = tables.fs
     at_work = locks.holders(tables.config.paths.root)
     alive = {owner.run_id for owner in at_work.values()}
-    for folder in _inside(tables, f"{root}/_staging"):
+    for folder in tables.inside("_staging"):
         if folder.rsplit("/", 1)[-1].split("-")[0] not in alive and _quiet_for(tables, folder) > DEAD_AFTER:
             yield Garbage(folder, "of a run that died")
-    expired = {(dataset, dt) for dataset, dt in _expired(tables, keep_days) if f"dt={dt}" not in at_work}
-    for dataset, dt in sorted(expired):
-        kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
-        yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", (dataset, dt))
-    for folder in _inside(tables, f"{root}/_retired"):
+    expired = {
+        (dataset, dt)
+        for dataset, dt in _expired(tables, keep_days)
+        if not (at_work if _of_events(dataset) else f"dt={dt}" in at_work)
+    }
+    # Before the days: what is left of one by a kill must not come back from here.
+    for folder in tables.inside("_retired"):
         dataset, dt, keys = named_aside(folder)
         if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
-            yield Garbage(folder, "an old version, left behind")
-    for folder in _inside(tables, f"{root}/_versions"):
+            yield Garbage(folder, "an old version, left behind", _locks_of(dataset, dt))
+    for dataset, dt in sorted(expired):
+        kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
+        yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", _locks_of(dataset, dt), (dataset, dt))
+    for folder in tables.inside("_versions"):
         yield from _old_versions(tables, folder, expired)
-    for file in _inside(tables, f"{root}/_checkpoints"):
+    for file in tables.inside("_checkpoints"):
         dataset, dt, _ = named_aside(file)
         model = tables.find(dataset, dt)
         if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
@@ -96,12 +114,28 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
 
 
 def remove(tables: Tables, item: Garbage) -> None:
-    """Remove a folder or file; manifests first, so that what is left by a kill counts as unpublished."""
-    if item.day and tables.catalog:
-        tables.catalog.drop(*item.day)
-    for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
-        tables.fs.rm_file(manifest)
-    tables.fs.rm(item.path, recursive=True)
+    """Remove a folder or file; manifests first, so that what is left by a kill counts as unpublished.
+
+    Raises:
+        Busy: a run has one of its locks.
+    """
+    with ExitStack() as held:
+        for name in item.locks:
+            held.enter_context(locks.held(tables.config.paths.root, name, tables.run_id))
+        with suppress(FileNotFoundError):  # whose it was, or another gc, came first
+            for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
+                tables.fs.rm_file(manifest)
+            if item.day and tables.catalog:  # after the manifests: what has one is taken into the catalog again
+                tables.catalog.drop(*item.day)
+            tables.fs.rm(item.path, recursive=True)
+
+
+def _of_events(dataset: str) -> bool:
+    return _KEPT_BY[dataset] == "events_days"
+
+
+def _locks_of(dataset: str, dt: str) -> tuple[str, ...]:
+    return ("events", f"dt={dt}") if _of_events(dataset) else (f"dt={dt}",)
 
 
 def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) -> Iterator[Garbage]:
@@ -122,14 +156,8 @@ def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]
     in_use = tables.read_json(latest)["dt"] if tables.fs.exists(latest) else None
     for dataset, setting in _KEPT_BY.items():
         keep = keep_days or getattr(tables.config.retention, setting)
-        names = [path.rsplit("/", 1)[-1] for path in _inside(tables, f"{tables.root}/{dataset}")]
-        days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
+        days = tables.days_with_folders(dataset)
         yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt != in_use)
-
-
-def _inside(tables: Tables, folder: str) -> list[str]:
-    paths = tables.fs.ls(folder, detail=False) if tables.fs.isdir(folder) else []
-    return sorted(path.rstrip("/") for path in paths)
 
 
 def _quiet_for(tables: Tables, folder: str) -> timedelta:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import traceback
 import uuid
@@ -60,7 +61,8 @@ class Context:
             days = [day for day in self.tables.days("events") if day < self.dt]
         if not days:
             raise DataRefused(
-                f"no events before {self.dt} are published: run `recall events` or `recall pipeline --dt {self.dt}`"
+                f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`, or, where the log begins "
+                "with that day, take a later one"
             )
         inputs = {f"events/dt={day}": self.tables.manifest("events", day)["digest"] for day in days}
         return self.tables.read_days("events", days, schemas.events(self.config.features)), inputs
@@ -129,9 +131,9 @@ def guarded(name: str, action: Callable[[], object]) -> int:
     except RecallError as error:
         log.fail(name, " ".join(str(error).split()))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough: the shells' code for it, for what is left is not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         log.fail(name, "interrupted; nothing half-written is published, run it again")
         return 130

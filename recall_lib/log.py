@@ -49,12 +49,24 @@ def say(stage: str, message: str, *, dt: str | None = None, to_stderr: bool = Fa
     _write("info", stage, message, f"{stage} {dt}: {message}" if dt else f"{stage}: {message}", to_stderr)
 
 
+def show(stage: str, result: str | Sequence[Sequence[str]]) -> None:
+    """What was asked for: a line, or a table below its head, for people in columns, in JSON an object a row, {"row": {...}}."""
+    if isinstance(result, str):
+        _write("info", stage, result, result, False)
+        return
+    head, *rows = result
+    widths = [max(map(len, cells)) for cells in zip(*result, strict=True)]
+    for row in rows if _VARIABLE in os.environ else result:
+        text = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        _write("info", stage, text, text, False, row=dict(zip(head, row, strict=True)))
+
+
 def fail(command: str, message: str) -> None:
     """The line on stderr that ends a command."""
     _write("error", command, message, f"recall {command}: {message}", True)
 
 
-def _write(level: str, stage: str, message: str, text: str, to_stderr: bool) -> None:
+def _write(level: str, stage: str, message: str, text: str, to_stderr: bool, **further: Any) -> None:
     shared = os.environ.get(_VARIABLE)
     if shared is not None:
         line = {
@@ -65,6 +77,7 @@ def _write(level: str, stage: str, message: str, text: str, to_stderr: bool) -> 
             "rank": int(os.environ.get("HOROVOD_RANK", 0)),
             "seconds": round(time.monotonic() - _STARTED, 3),
             "message": message,
+            **further,
         }
         text = json.dumps(line, ensure_ascii=False)
     print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)

@@ -3,8 +3,9 @@
     recall status --config conf/globo.yaml --set paths.root=/data/recall
 
 A day is `published` when every table that the pipeline makes for it is there and was made from what is published now;
-`stale` when an input has changed since, such as an earlier day's events; `failed` when its last backfill ended with an error;
-else `missing`. No Spark session is started, and no table read.
+`stale` when an input has changed since, such as an earlier day's events, or the config has: the settings, section by section,
+that the manifests recorded; `failed` when its last backfill ended with an error; else `missing`. No Spark session is started,
+and no table read.
 """
 
 from __future__ import annotations
@@ -16,17 +17,32 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from recall_lib import log
 from recall_lib.config import Config, load_config, parse_day
+from recall_lib.errors import DataRefused
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST, MANIFEST, Tables
+from recall_lib.io.tables import EMPTY_DIGEST, Tables
 from recall_lib.job import add_config_arguments, guarded
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
 # What the manifests call their inputs, where that is not the publication's name.
 _INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
+_FAILED = ".failed.json"
+
+# Sections of the config that a publication is made with, beside what its inputs are made with.
+_MADE_WITH = {
+    "vocab": ("features",),
+    "samples/split=train": ("samples",),
+    "models": ("model", "training"),
+    "index": ("index",),
+    "top_n": ("top_n",),
+    "metrics": ("evaluation",),
+}
+_HOW_NOT_WHAT = {"resume", "launcher", "device"}  # settings that make the same in another way
 
 Manifests = Mapping[str, Mapping[str, Any]]
+Table = list[tuple[str, ...]]  # below its head
 
 
 def publications(config: Config) -> dict[str, tuple[str, ...]]:
@@ -79,13 +95,9 @@ class Days:
     def known(self) -> list[str]:
         """The days that anything is published for but clicks, or whose backfill failed; ascending."""
         datasets = {name.split("/")[0] for names in publications(self.config).values() for name in names} - {"events"}
-        found = {day for dataset in datasets for day in self._folders(dataset)}
-        return sorted(found | self._folders("_backfill", ".failed.json"))
-
-    def _folders(self, dataset: str, suffix: str = "") -> set[str]:
-        folder, fs = f"{self.tables.root}/{dataset}", self.tables.fs
-        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(folder, detail=False)] if fs.isdir(folder) else []
-        return {n.removeprefix("dt=").removesuffix(suffix) for n in names if n.startswith("dt=") and n.endswith(suffix)}
+        found = {day for dataset in datasets for day in self.tables.days_with_folders(dataset)}
+        notes = [path.rsplit("/dt=", 1)[-1] for path in self.tables.inside("_backfill")]
+        return sorted(found | {note.removesuffix(_FAILED) for note in notes if note.endswith(_FAILED)})
 
     def day(self, dt: str, jobs: Collection[str] | None = None) -> Day:
         """One day, judged by what the named jobs publish (without any: what every day must have)."""
@@ -98,21 +110,41 @@ class Days:
         path = failure_file(self.tables, dt)
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
-        return Day(manifests, failure, *judge(required, manifests, self.events, dt, failure, ordered))
+        state, why = judge(required, manifests, self.events, dt, failure, ordered)
+        if state in (PUBLISHED, STALE) and (settings := self._other_settings(required, manifests)):
+            state, why = STALE, "; ".join(filter(None, (why, f"made with other settings: {', '.join(settings)}")))
+        return Day(manifests, failure, state, why)
+
+    def _other_settings(self, required: Sequence[str], manifests: Manifests) -> list[str]:
+        ours = self.config.model_dump(mode="json")
+        return [
+            section
+            for name, sections in _MADE_WITH.items()
+            for section in sections
+            if name in required and _differ(manifests[name].get("config", {}).get(section), ours[section])
+        ]
 
     def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
-        """A publication's manifest, None without one; looked for anew if it is replaced between the look and the read."""
+        """A publication's manifest, None without one."""
         dataset, *rest = name.split("/")
         keys = dict(part.split("=") for part in rest)
-        while folder := self.tables.find(dataset, dt, **keys):
-            with suppress(FileNotFoundError):
-                return self.tables.read_json(f"{folder}/{MANIFEST}")
+        with suppress(DataRefused):
+            return self.tables.manifest(dataset, dt, **keys)
         return None
+
+
+def _differ(then: Any, now: Any) -> bool:
+    """Whether settings that both versions of recall know differ."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return any(_differ(then[key], now[key]) for key in (then.keys() & now.keys()) - _HOW_NOT_WHAT)
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        return any(map(_differ, then, now))
+    return then is not None and bool(then != now)
 
 
 def failure_file(tables: Tables, dt: str) -> str:
     """Where a backfill notes down that a day failed."""
-    return f"{tables.root}/_backfill/dt={dt}.failed.json"
+    return f"{tables.root}/_backfill/dt={dt}{_FAILED}"
 
 
 def judge(
@@ -149,13 +181,13 @@ def _changed_inputs(table: str, manifests: Manifests, events: Mapping[str, str],
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
     changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
+    if ordered:  # what is older than all stored clicks has passed its retention, and changes no more
+        changed = [name for name in changed if not name.startswith(_EVENTS) or name >= _EVENTS + min(events, default="~")]
     if ordered and any(name < _EVENTS + dt for name in days):  # it knows all clicks before dt, or did
         before = {name for name, digest in now.items() if _EVENTS <= name < _EVENTS + dt and digest != EMPTY_DIGEST}
         changed += before - days
     if manifest.get("status") == "pending" and dt in events:
         changed.append(_EVENTS + dt)
-    if table == "reports" and "metrics" in manifests and manifest["published_at"] < manifests["metrics"]["published_at"]:
-        changed.append("metrics")
     return changed
 
 
@@ -166,23 +198,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--dt", metavar="YYYY-MM-DD", help="one day in detail")
+    log.add_argument(parser)
     args = parser.parse_args(argv)
 
     def show() -> None:
         days = Days(load_config(args.config, args.overrides))
-        print("\n".join(details(days, parse_day(args.dt)) if args.dt else overview(days)))
+        for result in details(days, parse_day(args.dt)) if args.dt else overview(days):
+            log.show("status", result)
 
     return guarded("status", show)
 
 
-def overview(days: Days) -> list[str]:
-    """A line a day."""
+def overview(days: Days) -> list[str | Table]:
+    """A line a day, with what is there and what runs before and after it."""
     running = locks.holders(days.config.paths.root)
     known = sorted({*days.known(), *(name.removeprefix("dt=") for name in running if name.startswith("dt="))})
     clicks = f"{days.tables.root}: {len(days.events)} days of events" + (
         f", {min(days.events)} to {max(days.events)}" if days.events else ""
     )
-    rows = [("day", "state", "model", "validation", "test hr@10", "seconds", "note")]
+    rows: Table = [("day", "state", "model", "validation", "test hr@10", "seconds", "note")]
     for dt in known:
         day = days.day(dt)
         note = f"running: {running[f'dt={dt}']}" if f"dt={dt}" in running else day.why
@@ -191,7 +225,7 @@ def overview(days: Days) -> list[str]:
     latest = f"{days.tables.root}/models/latest.json"
     if days.tables.fs.exists(latest):
         others.append(f"latest model: {days.tables.read_json(latest)['dt']}")
-    return [clicks, *(table(rows) if known else ["no day is published"]), *others]
+    return [clicks, rows if known else "no day is published", *others]
 
 
 def facts(tables: Tables, dt: str, manifests: Manifests) -> tuple[str, str, str, str]:
@@ -220,13 +254,13 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def details(days: Days, dt: str) -> list[str]:
+def details(days: Days, dt: str) -> list[str | Table]:
     """One day: its publications with their inputs, metrics and times."""
     day = days.day(dt)
-    lines = [f"{dt}: {day.state}" + (f" ({day.why})" if day.why else "")]
+    lines: list[str | Table] = [f"{dt}: {day.state}" + (f" ({day.why})" if day.why else "")]
     owner = locks.holders(days.config.paths.root).get(f"dt={dt}")
     lines += [f"running now: {owner}"] if owner else []
-    rows = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
+    rows: Table = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
     ordered = days.config.input.ordering == "time"
     for name, manifest in sorted(day.manifests.items(), key=lambda found: found[1]["published_at"]):
         changed = _changed_inputs(name, day.manifests, days.events, dt, ordered)
@@ -238,13 +272,7 @@ def details(days: Days, dt: str) -> list[str]:
         note = f"; changed since: {', '.join(sorted(changed))}" if changed else ""
         rows.append((*row, manifest["digest"][:12], ", ".join(source) + note))
     if len(rows) > 1:
-        lines += table(rows)
+        lines.append(rows)
         model, validation, test, seconds = facts(days.tables, dt, day.manifests)
         lines.append(f"model {model}, validation ndcg@10 {validation}, test hr@10 {test}, {seconds} s in all")
     return lines
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

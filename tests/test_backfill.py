@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import random
 import signal
 import subprocess
 import sys
@@ -38,7 +38,11 @@ def test_a_range_is_half_open() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
-    [("--jobs", "vocab,pipeline", "--jobs pipeline: choose from events"), ("--max-active", "0", "at least 1")],
+    [
+        ("--jobs", "vocab,pipeline", "--jobs pipeline: choose from events"),
+        ("--jobs", "", "--jobs : choose from events"),
+        ("--max-active", "0", "at least 1"),
+    ],
 )
 def test_bad_usage(argument: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "conf" / "globo.yaml")
@@ -130,6 +134,19 @@ def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], c
     assert Days(request.config).day(DAYS[1], ["vocab"]).state == MISSING, "a success takes the record away"
 
 
+def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
+    for line in (
+        '{"level": "error", "message": "no"}\n{"level": "info", "message": "x"}',
+        "no",
+        "no\n\n",
+        "x\nrecall pipeline: no\nx",
+    ):
+        (tmp_path / "day.log").write_text(f"5\n{line}\n")
+        process = backfill.Process.__new__(backfill.Process)
+        process._output = tmp_path / "day.log"
+        assert process._last_words().removeprefix("recall pipeline: ") == "no"
+
+
 def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:
     assert sorted(backfill.run_days(request_of({}, max_active=2), DAYS)) == DAYS
     assert Fake.most == 2
@@ -191,43 +208,68 @@ def test_an_old_day_changes_that_day_alone(run_jobs: Callable[..., Context], con
     assert Days(config).day(DAYS[0], JOBS).state == PUBLISHED, "it knows the days before it alone"
 
 
-def start(config_file: Path) -> subprocess.Popen:
+def start(config_file: Path, end: str, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "recall_lib.cli", "backfill", "--config", str(config_file)]
-    command += ["--start", DAYS[0], "--end", DAYS[2], "--jobs", ",".join(JOBS)]
+    command += ["--start", DAYS[0], "--end", end, *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    )
+
+
+def run_whole(config_file: Path, end: str, *options: str) -> str:
+    process = start(config_file, end, *options)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
 
 
 @pytest.mark.proof
-def test_a_killed_backfill_goes_on_as_if_nothing_had_been(
-    run_jobs: Callable[..., Context], config: Config, tmp_path: Path
-) -> None:
-    root = Path(config.paths.root)
-    for day in DAYS[:2]:
-        run_day(run_jobs, config, day)
-    undisturbed = digests(root)
-    shutil.rmtree(root)
-    killed = start(tmp_path / "config.yaml")
-    deadline = time.monotonic() + 120
-    while not list(root.glob(f"events/dt={DAYS[0]}/_manifest.json")):
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    owner = locks.holders(str(root))[f"dt={DAYS[0]}"].pid
-    os.killpg(killed.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while locks.holders(str(root)):
-        assert time.monotonic() < deadline, "the day's process outlived the backfill"
-    assert locks._start_of(owner) is None
-    assert "2 of 2 days to run" in run_whole(tmp_path / "config.yaml")
-    assert digests(root) == undisturbed
+@pytest.mark.timeout(3000)
+def test_a_backfill_killed_three_times_ends_as_one_that_never_was(config: Config, tmp_path: Path) -> None:
+    file, root, undisturbed = tmp_path / "config.yaml", Path(config.paths.root), tmp_path / "undisturbed"
+    jobs = ["--jobs", ",".join(JOBS)]
+    run_whole(file, DAYS[2], *jobs, "--set", f"paths.root={undisturbed}")
+    expected, seed = digests(undisturbed), time.time_ns()
+    rng = random.Random(seed)
+    for published in sorted(rng.sample(range(len(expected)), 3)):
+        killed = start(file, DAYS[2], *jobs)
+        deadline = time.monotonic() + 240
+        while len(list(root.glob("[a-z]*/dt=*/_manifest.json"))) < published:
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 2))
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        deadline = time.monotonic() + 10
+        while locks.holders(str(root)):
+            assert time.monotonic() < deadline, "the day's process outlived the backfill"
+    run_whole(file, DAYS[2], *jobs)
+    assert digests(root) == expected, f"seed {seed}"
     before = contents(root)
-    assert "nothing to do: no day is failed or missing" in run_whole(tmp_path / "config.yaml")
+    assert "nothing to do: no day is failed or missing" in run_whole(file, DAYS[2], *jobs)
     assert contents(root) == before
 
 
-def run_whole(config_file: Path) -> str:
-    process = start(config_file)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+@pytest.mark.proof
+@pytest.mark.timeout(3000)
+def test_of_two_backfills_at_once_one_publishes_and_the_other_says_so(config: Config, tmp_path: Path) -> None:
+    file, jobs = tmp_path / "config.yaml", ["--jobs", ",".join(JOBS)]
+    run_whole(file, DAYS[1], *jobs)
+    expected = digests(Path(config.paths.root))
+    assert expected.keys() >= {f"events/dt={DAYS[0]}", f"vocab/dt={DAYS[0]}"}
+    for n in range(20):
+        root = tmp_path / f"root-{n}"
+        options = [*jobs, "--set", f"paths.root={root}"]
+        processes = []
+        for _ in range(2):
+            processes.append(start(file, DAYS[1], *options))
+            time.sleep(0.1 * n)  # the second one comes when the first is at something else each time
+        said = [process.communicate(timeout=300)[0] for process in processes]
+        assert sorted(process.returncode for process in processes) in ([0, 75], [0, 0]), said
+        assert any(f"dt={DAYS[0]} is held by run" in text for text in said) or "nothing to do" in said[1], said
+        assert digests(root) == expected
+        assert locks.holders(str(root)) == {}
+        assert not list(root.glob("_staging/*"))
+        assert not list(root.glob("_retired/*"))

@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import pytest
 
 from recall_lib import demo
 from recall_lib.config import Config, Input
-from recall_lib.errors import NoInput
+from recall_lib.errors import Busy, NoInput
+from recall_lib.io import locks
 from recall_lib.io.tables import Tables
 from recall_lib.transforms.metrics import RECOMMENDERS, summarise
 
@@ -76,7 +79,21 @@ def test_tables_of_another_log_are_moved_aside_and_the_log_stays(tmp_path, same)
     with Tables(config(root)).publish_files("events", "2024-03-01", facts={"rows": 0}) as folder:
         (folder / "x").write_text("x")
     (root / "log").mkdir()
-    demo.move_aside(config(root) if same else config(root, user=[{"name": "city"}]))
+    tables = Tables(config(root) if same else config(root, user=[{"name": "city"}]))
+    with locks.held(str(root), "dt=2024-03-02", "other"), pytest.raises(Busy, match="run other") if not same else nullcontext():
+        demo.move_aside(tables)
+    with locks.held(str(root), "dt=2024-03-02", tables.run_id):
+        demo.move_aside(tables)
+        assert locks.holders(str(root)).keys() == {"dt=2024-03-02"}
     assert (root / "log").is_dir()
     assert (root / "events").exists() == same
     assert len(list(tmp_path.glob("demo-*/events/dt=2024-03-01"))) == (not same)
+
+
+def test_a_demo_that_runs_already_has_the_day(tmp_path, capsys):
+    (tmp_path / "clicks.csv").write_text("user_id\n")
+    root = tmp_path / "demo"
+    settings = ["--set", f"paths.root={root}", "--set", "input.clicks=clicks.csv", "--set", "input.items=null"]
+    with locks.held(str(root), "dt=2024-03-02", "other"):
+        assert demo.main(["--input", str(tmp_path), "--dt", "2024-03-02", *settings]) == Busy.exit_code
+    assert "recall demo: dt=2024-03-02 is held by run other" in capsys.readouterr().err

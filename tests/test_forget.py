@@ -10,7 +10,9 @@ import pytest
 
 from recall_lib import cli, schemas
 from recall_lib.config import Features
+from recall_lib.errors import Busy
 from recall_lib.forget import forget
+from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables
 
 DAYS = ("2024-03-03", "2024-03-04")
@@ -127,3 +129,23 @@ def test_a_version_that_a_killed_run_left_is_forgotten_too(make_config):
     assert dict(forget(tables, "a")) == {f"events/dt={DAYS[0]}": 1, f"events/dt={DAYS[1]}": 1}
     assert tables.manifest("events", DAYS[0])["rows"] == 1
     assert not list(retired.parent.iterdir())
+
+
+def test_a_run_that_has_read_the_events_is_waited_for(make_config):
+    """It has published nothing of its day yet, and would bring the user."""
+    tables = Tables(make_config())
+    with tables.publish_files("events", DAYS[0], facts={"rows": 2}) as folder:
+        pq.write_table(pa.table({"user_id": ["a", "b"]}), folder / "part-0.parquet")
+    with locks.held(tables.config.paths.root, f"dt={DAYS[1]}", "other"):
+        found = forget(tables, "a")
+        assert next(found) == (f"events/dt={DAYS[0]}", 1), "whoever comes later reads them without the user"
+        with pytest.raises(Busy, match=f"dt={DAYS[1]} is held by run other"):
+            next(found)
+    assert list(forget(tables, "a")) == []
+
+
+def test_nobody_is_not_everybody(tables, tmp_path, capsys):
+    before = rows_of(tables)
+    assert cli.main(["forget", "--config", str(tmp_path / "config.yaml"), "--user", ""]) == 2
+    assert "--user is empty" in capsys.readouterr().err
+    assert rows_of(tables) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recall_lib import cli
-from recall_lib.gc import DEAD_AFTER
+from recall_lib.gc import DEAD_AFTER, garbage
 from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables
 
@@ -133,3 +133,59 @@ def test_a_kill_half_way_leaves_nothing_that_looks_published(tables, monkeypatch
     assert tables.find("samples", DAYS[1], split="train") is None
     assert not [path for path in tables.fs.find(tables.path("samples", DAYS[1])) if path.endswith(MANIFEST)]
     assert json.loads(Path(tables.path("samples", DAYS[2], split="train"), MANIFEST).read_text())["dt"] == DAYS[2]
+
+
+def test_events_stay_while_a_run_may_be_reading_them(tables, tmp_path, capsys):
+    with locks.held(tables.root, "dt=2024-02-01", "other"):
+        assert gc(tmp_path, "--keep-days", "1") == 0
+    assert left(tables, "events") == DAYS
+    assert left(tables, "samples") == [DAYS[0], DAYS[4]]
+    assert gc(tmp_path, "--keep-days", "1") == 0
+    assert left(tables, "events") == [DAYS[0], DAYS[4]]
+
+
+def test_a_run_that_comes_between_the_look_and_the_removal_is_left_alone(tables, tmp_path, capsys, monkeypatch):
+    from recall_lib import gc as module
+
+    monkeypatch.setattr(module.locks, "holders", lambda root: {})
+    with locks.held(tables.root, f"dt={DAYS[1]}", "other"):
+        assert gc(tmp_path) == 0
+    assert left(tables, "samples") == [*DAYS[:2], *DAYS[3:]]
+    assert f"gc: leaves it: dt={DAYS[1]} is held by run other" in capsys.readouterr().out
+
+
+def test_what_another_gc_has_removed_is_no_error(tables):
+    from recall_lib.gc import Garbage, remove
+
+    remove(tables, Garbage(tables.path("samples", "2023-01-01"), ""))
+
+
+def test_a_day_that_goes_does_not_come_back_from_aside(tables, tmp_path, monkeypatch):
+    """A kill after the first removal leaves the day, not the version that was aside; nor is a day only aside for ever."""
+    retired = Path(tables.root, "_retired")
+    for dt in DAYS[1:3]:
+        (retired / f"samples-dt={dt}-split=test").mkdir(parents=True)
+        (retired / f"samples-dt={dt}-split=test" / MANIFEST).write_text("{}")
+    Path(tables.path("samples", DAYS[1], split="test"), MANIFEST).unlink()
+    Path(tables.path("samples", DAYS[1], split="test"), "x").unlink()
+    Path(tables.path("samples", DAYS[1], split="test")).rmdir()
+    Path(tables.path("samples", DAYS[1], split="train")).rename(retired / f"samples-dt={DAYS[1]}-split=train")
+    Path(tables.path("samples", DAYS[1])).rmdir()
+    first, *_ = [item.path for item in garbage(tables) if "samples" in item.path]
+    assert first.startswith(str(retired))
+    assert gc(tmp_path) == 0
+    assert not list(retired.iterdir())
+    assert {dt for dt, _ in tables.publications("samples")} == {DAYS[0], *DAYS[3:]}
+
+
+@pytest.mark.parametrize(("events_days", "ingested"), [(None, [DAYS[0], *DAYS[2:4]]), (2, DAYS[2:4]), (1, DAYS[3:4])])
+def test_a_pipeline_does_not_bring_back_what_is_past_retention(make_config, events_days, ingested):
+    from jobs.events import _days
+    from recall_lib.job import Context
+
+    ctx = Context(make_config(retention={"events_days": events_days}), DAYS[3])
+    tables = ctx.__dict__["tables"] = Tables(ctx.config)
+    with tables.publish_files("events", DAYS[1], facts={"rows": 1}) as folder:
+        (folder / "x").write_text("x")
+    assert _days(ctx, DAYS, True, ()) == ingested
+    assert _days(ctx, DAYS, True, DAYS[:1]) == sorted({DAYS[0], *ingested}), "what is asked for by name is ingested"

@@ -1,5 +1,8 @@
 """How a command ends: one line and the documented exit code."""
 
+import subprocess
+import sys
+
 import pytest
 
 from recall_lib import cli
@@ -72,3 +75,11 @@ def test_help(command, capsys):
         cli.main([command, "--help"])
     assert end.value.code == 0
     assert f"usage: recall {command}" in capsys.readouterr().out
+
+
+def test_who_is_read_no_further_has_not_succeeded():
+    code = "import sys; from recall_lib.job import guarded; sys.exit(guarded('x', lambda: print('y' * 10**6, flush=True)))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, b"")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recall_lib import cli, status
+from recall_lib import cli, log, status
 from recall_lib.config import Config, load_config
 from recall_lib.io import locks
 from recall_lib.io.tables import EMPTY_DIGEST
@@ -52,7 +52,7 @@ def without(manifests: dict[str, dict[str, Any]], *names: str) -> dict[str, dict
     [
         ({}, EVENTS | {"2024-01-02": "other"}, "events/dt=2024-01-02"),
         ({}, EVENTS | {"2023-12-31": "e0"}, "events/dt=2023-12-31"),
-        ({}, without(EVENTS, "2024-01-01"), "events/dt=2024-01-01"),
+        ({}, without(EVENTS, "2024-01-02"), "events/dt=2024-01-02"),
         ({"vocab": manifest("other", **KNOWN)}, EVENTS, "vocab"),
         ({"samples/split=train": manifest("other", **KNOWN, vocab="v")}, EVENTS, "train"),
     ],
@@ -65,15 +65,18 @@ def test_what_is_no_input_makes_nothing_stale() -> None:
     assert state(whole(), EVENTS | {DT: "other", "2024-01-04": "e4", "2023-12-31": EMPTY_DIGEST}) == (PUBLISHED, "")
     snapshot = {name: found | {"inputs": {f"events/dt={DT}": "e3"}} for name, found in whole().items()}
     assert state(snapshot, ordered=False) == (PUBLISHED, "")
+    assert state(snapshot, without(EVENTS, DT), ordered=False) == (STALE, f"changed since: events/dt={DT}")
+    assert state(whole(), without(EVENTS, "2024-01-01")) == (PUBLISHED, ""), "the oldest clicks have passed their retention"
+    assert state(whole(), {DT: "e3"}) == state(whole(), {}) == (PUBLISHED, "")
     assert state(snapshot, EVENTS | {DT: "other"}, ordered=False) == (STALE, f"changed since: events/dt={DT}")
 
 
 def test_metrics_wait_for_the_day_and_the_report_for_metrics() -> None:
-    found = {"metrics": manifest("x") | {"status": "pending"}, "reports": manifest("r")}
+    found = {"metrics": manifest("x") | {"status": "pending"}, "reports": manifest("r", metrics="x")}
     before = without(EVENTS, DT)
     assert judge(list(found), found, before, DT, None) == (PUBLISHED, "")
     assert judge(list(found), found, EVENTS, DT, None) == (STALE, f"changed since: events/dt={DT}")
-    later = found | {"metrics": manifest("x", "2024-02-01T10:00:01+00:00") | {"status": "final"}}
+    later = found | {"metrics": manifest("y") | {"status": "final"}}
     assert judge(list(later), later, before, DT, None) == (STALE, "changed since: metrics")
 
 
@@ -131,6 +134,30 @@ def test_overview_and_details(
     said = capsys.readouterr().out
     assert "samples/split=train       2     1.5" in said
     assert "2 days of events, vocab" in said
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ({"training": {"epochs": 1, "launcher": "spark", "of_another_version": 1}}, ""),
+        ({"training": {"epochs": 2}}, "made with other settings: training"),
+        ({"features": {"item": []}, "model": {"tower": [64, 8]}}, "made with other settings: model"),
+        ({"top_n": {"n": 5}}, ""),  # of a table that is made of the model, not of the model
+    ],
+)
+def test_other_settings_make_a_day_stale(root: Path, config_file: str, then: dict[str, Any], why: str) -> None:
+    file = root / f"models/dt={DT}/_manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": then}))
+    day = Days(load_config(config_file)).day(DT, ["vocab", "train"])
+    assert (day.state, day.why) == ((STALE, why) if why else (PUBLISHED, ""))
+
+
+def test_json_has_a_line_a_day(config_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log._VARIABLE, "{}")  # so that what the command leaves there is put back
+    assert cli.main(["status", "--config", config_file, "--log-format", "json"]) == 0
+    clicks, day = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "3 days of events" in clicks["message"]
+    assert (day["stage"], day["row"]["day"], day["row"]["state"], day["row"]["seconds"]) == ("status", DT, MISSING, "6.0")
 
 
 def test_a_day_is_judged_by_the_jobs_that_are_asked_for(root: Path, config_file: str) -> None:

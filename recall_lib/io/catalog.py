@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyspark.errors import AnalysisException
@@ -80,16 +81,38 @@ class Catalog:
             DataRefused: the table is there with other columns.
         """
         self._require_table(dataset)
-        before = self.location(dataset, dt, keys)
+        before, version = self.location(dataset, dt, keys), self._version(dataset, dt, keys, folder)
+        if before:
+            self.spark.sql(f"{self._alter(dataset)} PARTITION ({_spec(dt, keys)}) SET LOCATION '{self.tables.uri(version)}'")
+        else:
+            self._add(dataset, dt, keys, version)
+            self._add_what_is_published(dataset)
+        self._keep(dataset, dt, keys, before, version)
+
+    def _alter(self, dataset: str) -> str:
+        return f"ALTER TABLE {self.database}.{dataset}"
+
+    def _version(self, dataset: str, dt: str, keys: Mapping[str, str], folder: str) -> str:
+        """A folder that never changes, with a folder's files."""
         version = f"{self._versions(dataset, dt, keys)}/{uuid.uuid4().hex}"
         self.tables.fs.makedirs(version)
         for path in self.tables.fs.ls(folder, detail=False):
             self.tables.link(path, f"{version}/{path.rsplit('/', 1)[-1]}")
-        partition = (
-            f"ALTER TABLE {self.database}.{dataset} {{}} PARTITION ({_spec(dt, keys)}) {{}} '{self.tables.uri(version)}'"
-        )
-        self.spark.sql(partition.format("", "SET LOCATION") if before else partition.format("ADD", "LOCATION"))
-        self._keep(dataset, dt, keys, before, version)
+        return version
+
+    def _add(self, dataset: str, dt: str, keys: Mapping[str, str], version: str) -> None:
+        location = self.tables.uri(version)
+        self.spark.sql(f"{self._alter(dataset)} ADD IF NOT EXISTS PARTITION ({_spec(dt, keys)}) LOCATION '{location}'")
+
+    def _add_what_is_published(self, dataset: str) -> None:
+        """Add the partitions of what was published without a catalog; asked whenever a partition is new."""
+        rows = self.spark.sql(f"SHOW PARTITIONS {self.database}.{dataset}").collect()
+        known = {row["partition"] for row in rows}
+        for dt, keys in self.tables.publications(dataset):
+            folder = self.tables.find(dataset, dt, **keys)
+            if folder and "/".join([f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]) not in known:
+                with suppress(FileNotFoundError):  # it is being replaced, and added, or removed
+                    self._add(dataset, dt, keys, self._version(dataset, dt, keys, folder))
 
     def keep_current(self, dataset: str, dt: str, keys: Mapping[str, str]) -> None:
         """Remove every version but the current one, whoever may be reading it."""
@@ -112,8 +135,7 @@ class Catalog:
 
     def versions(self, dataset: str, dt: str, keys: Mapping[str, str]) -> list[str]:
         """The folders of all versions of a partition that are still there."""
-        folder = self._versions(dataset, dt, keys)
-        return [path.rstrip("/") for path in self.tables.fs.ls(folder, detail=False)] if self.tables.fs.isdir(folder) else []
+        return self.tables.inside(self._versions(dataset, dt, keys).removeprefix(f"{self.tables.root}/"))
 
     def drop(self, dataset: str, dt: str) -> None:
         """Take a day out of its table; the versions' folders stay."""

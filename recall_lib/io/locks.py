@@ -3,7 +3,8 @@
 A lock is a folder, `<root>/_locks/<name>/`, of numbered files, `7.json`; the newest says who has it, or had it last. To take
 a lock is to create the next number, which a file system gives to one of all that try, whether the holder before has let go
 or died; a number is never used again, so that a contender who was slow cannot take what is somebody else's by now. The
-holder deletes the older ones and writes its file anew as long as it lives.
+holder deletes the older ones and writes its file anew as long as it lives. One that was cut off or stood still for so long
+that another took the lock over is told so when it comes to publish (`require_kept`).
 
 On local disks and NFS (O_EXCL) and object stores that fsspec knows a conditional write for, exactly one gets a lock. Where
 fsspec has only a look before the write (HDFS), two that come within the same few milliseconds may both get it; what they
@@ -26,6 +27,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from recall_lib import log
 from recall_lib.errors import Busy
 
 FOLDER = "_locks"
@@ -33,6 +35,8 @@ HEARTBEAT_S = 20.0
 # An owner whose process cannot be looked at from here counts as dead after this. The hosts' clocks may differ by less.
 DEAD_AFTER_S = 180.0
 _POLL_S = 0.5
+# The locks that this process has, by their files, and the file system of each.
+_KEPT: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,12 @@ class Owner:
         return f"run {self.run_id} (pid {self.pid} on {self.host}) since {self.since}"
 
 
+def _say(text: str) -> None:
+    log.say("lock", text)
+
+
 @contextmanager
-def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[str], None] = print) -> Iterator[None]:
+def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[str], None] = _say) -> Iterator[None]:
     """Have the lock `name` of a root during the block.
 
     Args:
@@ -100,13 +108,26 @@ def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(fs, file, mine, ended), daemon=True)
     heart.start()
+    _KEPT[file] = fs
     try:
         yield
     finally:
+        del _KEPT[file]
         ended.set()
         heart.join()
-        with suppress(FileNotFoundError):  # the whole root is gone
+        with suppress(OSError):  # the whole root is gone, or the disk is full: then the lock ends with the process
             _write(fs, file, replace(mine, released=True))
+
+
+def require_kept() -> None:
+    """Raise Busy if another run has taken over a lock of this process, which has shown no sign of life for too long."""
+    for file, fs in _KEPT.items():
+        folder, _, number = file.removesuffix(".json").rpartition("/")
+        if not fs.exists(file) or _newest(fs, folder) > int(number):
+            raise Busy(
+                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life (or its lock "
+                "was removed): nothing more is published; run it again when that has ended"
+            )
 
 
 def holders(root: str) -> dict[str, Owner]:
@@ -170,7 +191,12 @@ def _create(fs: Any, file: str, owner: Owner) -> None:
     text = json.dumps(asdict(owner)).encode()
     if "file" in fs.protocol:
         with Path(file).open("xb") as out:
-            out.write(text)
+            try:
+                out.write(text)
+                out.flush()
+            except OSError:  # a full disk
+                Path(file).unlink()
+                raise
     else:
         fs.pipe_file(file, text, mode="create")
 

@@ -78,19 +78,30 @@ class Tables:
 
     def find(self, dataset: str, dt: str, **keys: str) -> str | None:
         """The folder that holds the published version now, or None."""
-        for folder in (self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)):
+        target = self.path(dataset, dt, **keys)
+        # The first is looked at twice: between the two looks a publication may have come to its end.
+        for folder in (target, self.aside("_retired", dataset, dt, keys), target):
             if self.fs.exists(f"{folder}/{MANIFEST}"):
                 return folder
         return None
 
     def days(self, dataset: str) -> list[str]:
-        """The published days of a dataset, ascending."""
-        folder = f"{self.root}/{dataset}"
-        if not self.fs.isdir(folder):
+        """The published days of a dataset without further keys, ascending."""
+        return [day for day in self.days_with_folders(dataset) if self.find(dataset, day)]
+
+    def days_with_folders(self, dataset: str) -> list[str]:
+        """The days of which a dataset has anything, published or not, ascending."""
+        names = [path.rsplit("/", 1)[-1] for path in self.inside(dataset)]
+        days = {name.removeprefix("dt=") for name in names if name.startswith("dt=")}
+        # A day can be there alone, between a publication's renames or where a run died between them.
+        return sorted(days | {dt for name, dt, _ in map(named_aside, self.inside("_retired")) if name == dataset})
+
+    def inside(self, area: str) -> list[str]:
+        """The paths directly below a folder of the root, ascending; none if it is not there."""
+        try:
+            return sorted(path.rstrip("/") for path in self.fs.ls(f"{self.root}/{area}", detail=False))
+        except FileNotFoundError:
             return []
-        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
-        days = sorted(name.removeprefix("dt=") for name in names if name.startswith("dt="))
-        return [day for day in days if self.find(dataset, day)]
 
     def publications(self, dataset: str) -> list[tuple[str, dict[str, str]]]:
         """(dt, further keys) of all that is published of a dataset, ascending."""
@@ -99,8 +110,7 @@ class Tables:
         places = [path[len(folder) + 1 :].split("/")[:-1] for path in paths if path.endswith(f"/{MANIFEST}")]
         found = [dict(part.split("=", 1) for part in place) for place in places]
         published = [(keys.pop("dt"), keys) for keys in found]
-        retired = f"{self.root}/_retired"  # what is there alone, because a run was killed between its renames, counts too
-        for name, dt, keys in map(named_aside, self.fs.ls(retired, detail=False) if self.fs.isdir(retired) else []):
+        for name, dt, keys in map(named_aside, self.inside("_retired")):  # as in days_with_folders
             if name == dataset and (dt, keys) not in published:
                 published.append((dt, keys))
         return sorted(published, key=str)
@@ -127,7 +137,10 @@ class Tables:
 
     def manifest(self, dataset: str, dt: str, **keys: str) -> dict[str, Any]:
         """The manifest of a publication (DataRefused if it is not there)."""
-        return self.read_json(f"{self.folder(dataset, dt, **keys)}/{MANIFEST}")
+        while True:
+            folder = self.folder(dataset, dt, **keys)
+            with suppress(FileNotFoundError):  # replaced between the look and the read: it is looked for anew
+                return self.read_json(f"{folder}/{MANIFEST}")
 
     def require_settings(self, dataset: str, dt: str, *settings: str, **keys: str) -> dict[str, Any]:
         """The manifest of a publication that was made with the same settings (sections, or section.key).
@@ -366,6 +379,7 @@ class Tables:
             **({"row_groups": row_groups} if row_groups else {}),
         }
         self.fs.pipe_file(f"{staging}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True).encode())
+        locks.require_kept()
         if self.catalog and dataset in self.catalog.declared:
             self.catalog.swap_in(dataset, dt, keys, staging)  # before the folder: a day with a manifest is published everywhere
         target, retired = self.path(dataset, dt, **keys), self.aside("_retired", dataset, dt, keys)
@@ -376,7 +390,8 @@ class Tables:
             self.fs.mv(target, retired, recursive=True)
         self._remove(target)  # a folder without a manifest was never published
         self.fs.mv(staging, target, recursive=True)
-        self._remove(retired)
+        with suppress(OSError):  # it is published; what a reader on NFS has open stays until the next publication or gc
+            self._remove(retired)
         return manifest
 
     def _footer(self, path: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
@@ -23,7 +24,8 @@ def write_files(batches: Iterable[pa.RecordBatch], folder: str) -> Iterator[pa.R
 def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> Iterator[pa.RecordBatch]:
     """Write each split's batches to a file of its own in `split=<split>/`, a row group each.
 
-    A task that is run again writes files of other names; those of the attempt that Spark counts are what is yielded.
+    A task that is run again, now or in a later run, writes files of other names: whoever reads by the names of a manifest that
+    has been replaced misses a file, and never reads another version's. Those of the attempt that Spark counts are yielded.
 
     Args:
         batches: (split, rows); split "": the file lies in the folder itself.
@@ -36,7 +38,7 @@ def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> 
     task = TaskContext.get()
     assert task is not None, "runs in a Spark task"
     fs, root = url_to_fs(folder)
-    name = f"part-{task.partitionId():05}-{task.taskAttemptId()}.parquet"
+    name = f"part-{task.partitionId():05}-{uuid.uuid4().hex}.parquet"
     paths: dict[str, str] = {}
     writers: dict[str, pq.ParquetWriter] = {}
     with ExitStack() as stack:

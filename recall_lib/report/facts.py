@@ -47,8 +47,8 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     Returns:
         {"dt", "account": {fate: rows} of the newest ingestion, "account_days": the days it was for,
         "events": clicks per day {day: rows},
-        "stages": [{"name", "bytes", "seconds", "facts": {name: value}}], "training": records of the training log,
-        "metrics": metrics.json or {}, "config", "versions"}
+        "stages": [{"name", "bytes", "seconds", "facts": {name: value}}], "digests": {stage: digest},
+        "training": records of the training log, "metrics": metrics.json or {}, "config", "versions"}
     """
     days = tables.days("events")
     ordered = tables.config.input.ordering == "time"
@@ -61,6 +61,7 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
         "account_days": [day for day, manifest in manifests.items() if manifest["run_id"] == newest["run_id"]],
         "events": {day: manifest["rows"] for day, manifest in manifests.items()},
         "stages": [_stage(tables, dt, name, keys) for name, keys in found],
+        "digests": {_named(name, keys): tables.manifest(name, dt, **keys)["digest"] for name, keys in found},
         "training": _training_log(tables, dt),
         "metrics": tables.read_json(f"{tables.folder('metrics', dt)}/metrics.json") if tables.find("metrics", dt) else {},
         "config": tables.config.model_dump(mode="json"),
@@ -68,12 +69,16 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     }
 
 
+def _named(name: str, keys: dict[str, str]) -> str:
+    return " ".join([name, *keys.values()])
+
+
 def _stage(tables: Tables, dt: str, name: str, keys: dict[str, str]) -> dict[str, Any]:
     manifest = tables.manifest(name, dt, **keys)
     facts = flatten({key: value for key, value in manifest.items() if key not in _COMMON})
     targets = [file["values"]["example_age"] for file in manifest["files"] if "example_age" in file.get("values", {})]
     return {
-        "name": " ".join([name, *keys.values()]),
+        "name": _named(name, keys),
         "bytes": sum(file["bytes"] for file in manifest["files"]),
         "seconds": manifest["seconds"],
         "facts": facts | ({"targets": sum(targets)} if targets else {}),

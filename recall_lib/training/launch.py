@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recall_lib.errors import DataRefused, RecallError
+from recall_lib.processes import end_with_parent, start
 from recall_lib.training.ranks import Alone, Horovod, local_rendezvous, run_in_executors
 from recall_lib.training.spec import TrainSpec
 
@@ -49,7 +50,7 @@ def _local_ranks(spec: TrainSpec, folder: Path) -> dict[str, Any]:
             log = None if rank == 0 else stack.enter_context((work / f"{rank}.log").open("wb"))
             command = [sys.executable, "-m", "recall_lib.training.launch", str(work), str(folder)]
             environment = os.environ | environment | {"OMP_NUM_THREADS": threads}
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            processes.append(start(command, env=environment, stdout=log, stderr=log))
         stack.callback(_end, processes)
         while any(process.poll() is None for process in processes):
             if any(process.returncode for process in processes):
@@ -86,6 +87,7 @@ def _failure(work: Path, processes: list[subprocess.Popen]) -> RecallError:
 
 def _rank_main(work: Path, folder: Path) -> None:
     """One local rank: the spec from the launcher's folder, the result or the error back into it."""
+    end_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
     import torch
 
     from recall_lib.training.loop import train

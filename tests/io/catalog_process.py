@@ -50,8 +50,8 @@ def publish_version(tables: Tables, version: int, dt: str = DT) -> None:
 def publish(spark: Any, config: Config, folder: Path) -> None:
     tables = Tables(config, spark=spark)
     assert tables.catalog
-    publish_version(tables, 0, OTHER)
-    publish_version(tables, 0)
+    publish_version(Tables(config.model_copy(update={"tables": TablesInCatalog()}), spark=spark), 0, OTHER)
+    publish_version(tables, 0)  # with which the day before is in the catalog too
     (folder / "published").touch()
     wait_for(folder / "reading")
     publish_version(tables, 1)

@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recall_lib.config import Config
 from recall_lib.errors import Busy
 from recall_lib.io import locks
+from recall_lib.io.tables import Tables
 
 ROUNDS = 20
 HOLDER = """
 import sys, time
 from recall_lib.io import locks
+from recall_lib.io.tables import Tables
 with locks.held(sys.argv[1], "dt=2024-01-02", "first"):
     print("held", flush=True)
     time.sleep(600)
@@ -174,3 +180,46 @@ def test_a_root_that_is_no_disk() -> None:
             take("memory://locks-test")
         assert list(locks.holders("memory://locks-test")) == [NAME]
     take("memory://locks-test")
+
+
+def test_who_stood_still_until_another_took_over_publishes_nothing(
+    tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = Tables(make_config())
+    root = tables.config.paths.root
+    with pytest.raises(Busy, match=f"{NAME} was taken over"), locks.held(root, NAME, tables.run_id):
+        with tables.publish_files("index", "2024-01-02") as folder:
+            (folder / "x").write_text("first")
+        monkeypatch.setattr(locks, "_processes", lambda: "another host")  # from which our pid cannot be looked at
+        monkeypatch.setattr(locks, "DEAD_AFTER_S", 0.0)
+        take(root)
+        with tables.publish_files("index", "2024-01-02") as folder:
+            (folder / "x").write_text("second")
+    monkeypatch.undo()
+    assert (Path(tables.folder("index", "2024-01-02")) / "x").read_text() == "first"
+    take(root)
+
+
+def test_a_lock_that_is_removed_by_hand_is_lost(tmp_path: Path) -> None:
+    with locks.held(str(tmp_path), NAME, "mine"):
+        locks.require_kept()
+        shutil.rmtree(tmp_path / "_locks")
+        with pytest.raises(Busy, match="its lock was removed"):
+            locks.require_kept()
+
+
+def test_a_full_disk_leaves_no_lock_and_hides_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, unlimited[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="too large"):
+            take(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert list((tmp_path / "_locks" / NAME).iterdir()) == []
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with locks.held(str(tmp_path), NAME, "mine"):
+        monkeypatch.setattr(locks, "_write", full)

@@ -83,3 +83,55 @@ def test_files_and_days(tables, spark):
     assert tables.read_json(f"{tables.folder('models', DT)}/model.json") == {"k": 1}
     assert tables.days("models") == [DT]
     assert tables.days("absent") == []
+
+
+def test_a_publication_that_ends_between_two_looks_is_found(tables, monkeypatch):
+    with tables.publish_files("index", DT) as folder:
+        (folder / "x").write_text("x")
+    retired, target = tables.aside("_retired", "index", DT, {}), tables.path("index", DT)
+    tables.fs.makedirs(retired.rsplit("/", 1)[0], exist_ok=True)
+    tables.fs.mv(target, retired, recursive=True)
+    assert tables.days("index") == [DT], "a day between its renames is a day"
+    exists, looks = tables.fs.exists, []
+
+    def then_swapped_in(path):
+        found = exists(path)
+        if not looks:
+            tables.fs.mv(retired, target, recursive=True)
+        looks.append(path)
+        return found
+
+    monkeypatch.setattr(tables.fs, "exists", then_swapped_in)
+    assert tables.find("index", DT) == target
+    assert len(looks) == 3
+
+
+def test_a_manifest_that_is_replaced_between_the_look_and_the_read_is_read_anew(tables, monkeypatch):
+    with tables.publish_files("index", DT, facts={"a": 1}) as folder:
+        (folder / "x").write_text("x")
+    read, reads = tables.read_json, []
+
+    def first_time_gone(path):
+        reads.append(path)
+        if len(reads) == 1:
+            raise FileNotFoundError(path)
+        return read(path)
+
+    monkeypatch.setattr(tables, "read_json", first_time_gone)
+    assert tables.manifest("index", DT)["a"] == 1
+
+
+def test_an_old_version_that_cannot_be_removed_is_no_failure(tables, monkeypatch):
+    for text in ("first", "second"):
+        with tables.publish_files("index", DT) as folder:
+            (folder / "x").write_text(text)
+        remove = tables.fs.rm
+
+        def busy(path, remove=remove, **options):
+            if "_retired" in path:
+                raise OSError(39, "Directory not empty")
+            remove(path, **options)
+
+        monkeypatch.setattr(tables.fs, "rm", busy)
+    assert tables.fs.cat_file(f"{tables.path('index', DT)}/x") == b"second"
+    assert tables.fs.exists(tables.aside("_retired", "index", DT, {}))

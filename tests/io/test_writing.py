@@ -126,6 +126,3 @@ class TaskOutsideSpark:
 
     def partitionId(self):
         return 0
-
-    def taskAttemptId(self):
-        return 0

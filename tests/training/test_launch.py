@@ -1,8 +1,10 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from recall_lib.errors import DataRefused, RecallError
+from recall_lib.io import locks
 from recall_lib.model import checkpoint
 from recall_lib.training.launch import launch
 from recall_lib.training.ranks import local_rendezvous
@@ -138,6 +141,37 @@ def test_a_rank_that_dies_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(RecallError, match="rank 1 ended with code -9"):
         launch(spec_of(tmp_path, launcher="horovod", ranks=2, epochs=100_000), tmp_path)
+
+
+DRIVER = """
+    import sys
+    from pathlib import Path
+    from recall_lib.training.launch import launch
+    from recall_lib.training.spec import TrainSpec
+
+    launch(TrainSpec.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+"""
+
+
+def test_ranks_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(spec_of(tmp_path, launcher="horovod", ranks=2, epochs=100_000).model_dump_json())
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path / "spec.json"), str(tmp_path)]
+    driver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").stat().st_size:  # until it trains
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = [int(pid) for pid in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 20
+    while (left := [rank for rank in ranks if locks._start_of(rank) is not None]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for rank in left:
+        os.kill(rank, signal.SIGKILL)
+    assert left == [], "a rank outlived the driver"
 
 
 SPARK = """
