@@ -64,7 +64,12 @@ def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequenc
     from jobs import pipeline  # brings in Spark and PyTorch: only once the arguments are known to be good
 
     pipeline.run(ctx)
-    print("\n" + "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)]))
+    print(f"\n{shown(ctx)}")
+
+
+def shown(ctx: Context) -> str:
+    """Three users' clicks beside their lists, the metrics, and where the tables lie."""
+    return "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)])
 
 
 def require_input(settings: Input) -> None:

@@ -58,7 +58,9 @@ def fetch_published(tables: Tables, dataset: str, dt: str) -> Shipped:
     if tables.scheme != "file":
         local = _area() / f"{dataset}-{digest}"
         if not local.exists():
-            tables.fs.get(f"{folder}/", f"{local}/", recursive=True)
+            local.mkdir()
+            for path in tables.fs.ls(folder, detail=False):  # one by one: whether `get` keeps the folder's name varies
+                tables.fs.get_file(path, str(local / path.rsplit("/", 1)[-1]))
         folder = str(local)
     return Shipped(folder, digest)
 

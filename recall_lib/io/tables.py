@@ -55,6 +55,7 @@ class Tables:
         self.spark = spark
         self.fs, self.root = url_to_fs(config.paths.root)
         self.scheme = "file" if "file" in self.fs.protocol else config.paths.root.split("://")[0]
+        self._address = f"file://{self.root}" if self.scheme == "file" else config.paths.root.rstrip("/")
 
     @cached_property
     def catalog(self) -> Catalog | None:
@@ -68,8 +69,8 @@ class Tables:
         return "/".join([self.root, dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
 
     def uri(self, path: str) -> str:
-        """The same path as Spark names it."""
-        return f"{self.scheme}://{path}" if "://" not in path else path
+        """A path below the root as Spark names it: with the host, which fsspec may leave out of its own."""
+        return self._address + path.removeprefix(self.root)
 
     def aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
         """The folder of a publication in `_staging`, `_retired` or `_versions`."""
