@@ -59,13 +59,14 @@ def cluster(folder: Path) -> Iterator[str]:
             command = ["bash", "-c", _ENDS_WITH_US, name, "spark-class", f"org.apache.spark.deploy.{role}", *arguments]
             with (work / "log").open("wb") as log:
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=work, env=variables)
+            stack.callback(shutil.rmtree, work / "work", ignore_errors=True)
             stack.callback(process.communicate)  # closes the pipe, then waits
             return _said(work / "log", answer)
 
         master = start("master", "master.Master", here, r"Starting Spark master at (\S+)")
-        size = ["--cores", "1", "--memory", "1g"]
+        worker = [*here, "--cores", "1", "--memory", "1g", "--work-dir", "work", master]
         for number in range(WORKERS):
-            start(f"worker-{number}", "worker.Worker", [*here, *size, "--work-dir", "work", master], r"registered with (master)")
+            start(f"worker-{number}", "worker.Worker", worker, r"registered with (master)")
         yield master
 
 

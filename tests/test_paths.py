@@ -20,10 +20,16 @@ from recall_lib import simulator
 from recall_lib.config import load_config
 from recall_lib.errors import UsageError
 from tests.conftest import ROOT
-from tests.test_pipeline import DT, SLIPS, TINY
+from tests.test_pipeline import DT, FEATURES, SLIPS, TINY
 
 STORE, NAME = "viewfs://data/m", "a #1 100%25 ü"
 MOUNTS = "spark.hadoop.fs.viewfs.mounttable.data"
+# So that every job has a table to make.
+WITH_ITEMS: dict[str, Any] = {
+    **TINY,
+    "features": {**FEATURES, "item": [{"name": "tags", "min_count": 1, "dim": 8, "multi": True}]},
+    "model": {"tower": [8], "item_rows": "both"},
+}
 PACKAGE = """
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -57,9 +63,8 @@ def test_every_stage_and_tool_on_another_file_system(tmp_path: Path) -> None:
     install(tmp_path / "site", tmp_path)
     simulator.write_rows(simulator.simulate(users=50, items=60, days=4), here / f"log {NAME}")
     sections: dict[str, Any] = {
-        **TINY,
+        **WITH_ITEMS,
         "input": {"path": f"{STORE}/log {NAME}", "items": "items.csv", **SLIPS},
-        "model": {"tower": [8], "item_rows": "both"},
         "evaluation": {"protocol": "day"},
         "paths": {"root": f"{STORE}/{NAME}"},
         "spark": {"master": "local[2]", "partitions": 2, "conf": {f"{MOUNTS}.link./m": f"file://{here}"}},

@@ -55,7 +55,7 @@ class Shipped:
 def fetch_published(tables: Tables, dataset: str, dt: str) -> Shipped:
     """A published folder of artefacts, for this process: where it lies, or as a copy of what lies elsewhere."""
     folder, digest = tables.folder(dataset, dt), tables.manifest(dataset, dt)["digest"]
-    if tables.scheme != "file":
+    if not tables.local:
         local = _area() / f"{dataset}-{digest}"
         if not local.exists():
             local.mkdir()

@@ -20,7 +20,8 @@ from recall_lib.cli import JOBS
 from recall_lib.config import load_config
 from recall_lib.io.tables import Tables
 from tests.conftest import ROOT
-from tests.test_pipeline import SLIPS, START, TINY, clicked
+from tests.test_paths import WITH_ITEMS
+from tests.test_pipeline import SLIPS, START, clicked
 
 SCRIPT = ROOT / "deploy/local_cluster.py"
 spec = importlib.util.spec_from_file_location("local_cluster", SCRIPT)
@@ -92,9 +93,7 @@ def shared(folder: Path) -> list[str]:
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_executors_see_what_was_packed_and_nothing_of_this_checkout(master: str, tmp_path: Path) -> None:
-    command = local_cluster.rendered(
-        master, "vocab", ["--config", str(ROOT / "conf/demo.yaml"), "--dt", DT, *shared(tmp_path)]
-    )
+    command = local_cluster.rendered(master, "vocab", ["--config", str(ROOT / "conf/demo.yaml"), "--dt", DT, *shared(tmp_path)])
     (tmp_path / "probe.py").write_text(PROBE)
     said = local_cluster.run(command.replace(f"{ROOT}/jobs/vocab.py", f"{tmp_path}/probe.py"), tmp_path / "driver")
     (line,) = [line for line in said.splitlines() if line.startswith("found ")]
@@ -124,10 +123,9 @@ def test_every_job_makes_the_tables_of_one_machine(master: str, tmp_path: Path) 
     log = simulator.simulate(users=100, items=60, days=3)
     simulator.write_rows(log, tmp_path / "log")
     sections = {
-        **TINY,
+        **WITH_ITEMS,
         "input": {"items": "items.csv", **SLIPS},
-        "model": {"tower": [8], "item_rows": "both"},
-        "training": {**TINY["training"], "launcher": "spark", "ranks": 2},
+        "training": {**WITH_ITEMS["training"], "launcher": "spark", "ranks": 2},
         "evaluation": {"protocol": "day"},
         "spark": {"partitions": 3},
     }
