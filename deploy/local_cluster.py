@@ -28,7 +28,8 @@ SIZES = (
 # What a finished application leaves with a worker, the unpacked environment, is gone some seconds later.
 _CLEANUP = {"enabled": "true", "interval": "5", "appDataTtl": "10"}
 _START_S = 60.0
-# The pipe to this shell closes when we end, however we end; then it ends what it has started.
+# The pipe to this shell closes when we end, however we end; then it ends what it has started. It has a process group of its
+# own, or Ctrl-C would end it first.
 _ENDS_WITH_US = '"$@" & read -r _; kill $!; wait'
 
 
@@ -58,7 +59,9 @@ def cluster(folder: Path) -> Iterator[str]:
             work.mkdir(parents=True)
             command = ["bash", "-c", _ENDS_WITH_US, name, "spark-class", f"org.apache.spark.deploy.{role}", *arguments]
             with (work / "log").open("wb") as log:
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=work, env=variables)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=work, env=variables, process_group=0
+                )
             stack.callback(shutil.rmtree, work / "work", ignore_errors=True)
             stack.callback(process.communicate)  # closes the pipe, then waits
             return _said(work / "log", answer)

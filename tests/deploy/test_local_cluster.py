@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,13 +65,16 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
-def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_is_left_when_the_owner_is_killed_or_interrupted(tmp_path: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-c", OWNER, str(SCRIPT.parent), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as owner:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, process_group=0
+    ) as owner:
         port = int(owner.stdout.readline().rsplit(":", 1)[1])
         socket.create_connection(("127.0.0.1", port)).close()
         assert len([line for line in processes_below(tmp_path) if "worker.Worker" in line and "java" in line]) == 2
-        owner.kill()
+        os.killpg(owner.pid, end)  # as a terminal's Ctrl-C does
     deadline = time.monotonic() + 30
     while processes_below(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
