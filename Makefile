@@ -1,12 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proof lint bench quality clean
+.PHONY: help setup demo cluster-demo test proof lint bench quality clean
 SHELL := /bin/bash
 
 stamp := .venv/.ready
 peers := build/bench/venv/.ready
+environment := build/dist/environment.tar.gz
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: $(stamp) ## make .venv: pinned packages, Java 17 if there is none, Horovod, the recall command
 $(stamp): setup.py deploy/constraints.txt deploy/install.sh
@@ -16,10 +17,17 @@ $(stamp): setup.py deploy/constraints.txt deploy/install.sh
 demo: $(stamp) ## run everything on a simulated log; INPUT=<folder> CONFIG=<yaml> DT=<day> for your own
 	@.venv/bin/recall demo $(if $(CONFIG),--config '$(CONFIG)') $(if $(INPUT),--input '$(INPUT)') $(if $(DT),--dt '$(DT)')
 
+cluster-demo: $(environment) ## the same by spark-submit, on a master and two workers on 127.0.0.1 (about 10 minutes, 5 GB of disk)
+	@.venv/bin/python deploy/pack.py code
+	@.venv/bin/python deploy/local_cluster.py
+
+$(environment): $(stamp) deploy/pack.py
+	@.venv/bin/python deploy/pack.py environment
+
 test: lint ## lint, type check and all tests
 	@.venv/bin/python -m pytest -q
 
-proof: $(stamp) ## the long tests: backfills that are killed, a catalog that is read while it changes
+proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster
 	@.venv/bin/python -m pytest -q -m proof
 
 lint: $(stamp) ## ruff and mypy

@@ -235,7 +235,7 @@ def _ingest(request: Asked, days: Sequence[str], folder: Path) -> None:
 
 def log_folder(tables: Tables) -> Path:
     """Where the days' output goes: below the root, or on this machine's disk if the root is not on one."""
-    return Path(tables.root, "_backfill") if tables.scheme == "file" else Path(tempfile.gettempdir(), "recall_backfill")
+    return Path(tables.root, "_backfill") if tables.local else Path(tempfile.gettempdir(), "recall_backfill")
 
 
 def _note(tables: Tables, day: str, attempt: Attempt) -> None:

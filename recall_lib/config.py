@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recall_lib.errors import UsageError
 
@@ -290,6 +290,13 @@ class Paths(Section):
     """Where everything is written."""
 
     root: str = "build/recall"
+
+    @field_validator("root")
+    @classmethod
+    def _is_no_pattern(cls, root: str) -> str:
+        if set(root) & set("*?[]{}\\"):
+            raise ValueError("must hold none of * ? [ ] { } \\, which Spark and fsspec take for patterns")
+        return root
 
 
 class Spark(Section):

@@ -68,7 +68,12 @@ def _run_every_stage(ctx: Context) -> None:
 
     move_aside(Tables(ctx.config, ctx.run_id))
     pipeline.run(ctx)
-    print("\n" + "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)]))
+    print(f"\n{shown(ctx)}")
+
+
+def shown(ctx: Context) -> str:
+    """Three users' clicks beside their lists, the metrics, and where the tables lie."""
+    return "\n".join([*_users(ctx), *_metrics(ctx), *_places(ctx)])
 
 
 def require_input(settings: Input) -> None:

@@ -55,10 +55,12 @@ class Shipped:
 def fetch_published(tables: Tables, dataset: str, dt: str) -> Shipped:
     """A published folder of artefacts, for this process: where it lies, or as a copy of what lies elsewhere."""
     folder, digest = tables.folder(dataset, dt), tables.manifest(dataset, dt)["digest"]
-    if tables.scheme != "file":
+    if not tables.local:
         local = _area() / f"{dataset}-{digest}"
         if not local.exists():
-            tables.fs.get(f"{folder}/", f"{local}/", recursive=True)
+            local.mkdir()
+            for path in tables.fs.ls(folder, detail=False):  # one by one: whether `get` keeps the folder's name varies
+                tables.fs.get_file(path, str(local / path.rsplit("/", 1)[-1]))
         folder = str(local)
     return Shipped(folder, digest)
 

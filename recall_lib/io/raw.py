@@ -6,7 +6,6 @@ import glob
 from collections.abc import Iterable
 from typing import Any
 
-from fsspec.core import url_to_fs
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -14,6 +13,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib.config import Input
 from recall_lib.errors import DataRefused, NoInput
+from recall_lib.io.addresses import resolve
 
 SOURCE, RAW, MALFORMED = "_source", "_raw", "_malformed"
 _SUFFIXES = {
@@ -95,7 +95,7 @@ def input_files(settings: Input, path: str) -> list[str]:
         NoInput: no file matches.
     """
     joined = path if "://" in path or path.startswith("/") else f"{settings.path.rstrip('/')}/{path}"
-    fs, pattern = url_to_fs(joined)
+    fs, pattern, prefix = resolve(joined)
     if fs.isdir(pattern):
         found: Iterable[str] = fs.find(pattern)
     elif fs.exists(pattern):
@@ -107,8 +107,7 @@ def input_files(settings: Input, path: str) -> list[str]:
     files = [name for name, last in relative if not last.startswith((".", "_"))]
     if not files:
         raise NoInput(f"no file matches {joined}: check input.path and input.clicks")
-    scheme = "file" if "file" in fs.protocol else joined.split("://")[0]
-    return [name if "://" in name else f"{scheme}://{name}" for name in files]
+    return [prefix + name for name in files]
 
 
 def _format_of(files: list[str]) -> str:

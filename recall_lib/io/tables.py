@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
@@ -31,6 +30,7 @@ from recall_lib import __version__
 from recall_lib.config import Config
 from recall_lib.errors import DataRefused
 from recall_lib.io import audits, locks
+from recall_lib.io.addresses import resolve
 from recall_lib.io.catalog import Catalog
 from recall_lib.schemas import enforce
 
@@ -53,8 +53,8 @@ class Tables:
         self.config = config
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self.spark = spark
-        self.fs, self.root = url_to_fs(config.paths.root)
-        self.scheme = "file" if "file" in self.fs.protocol else config.paths.root.split("://")[0]
+        self.fs, self.root, self._prefix = resolve(config.paths.root)
+        self.local = self._prefix == "file://"
 
     @cached_property
     def catalog(self) -> Catalog | None:
@@ -69,7 +69,7 @@ class Tables:
 
     def uri(self, path: str) -> str:
         """The same path as Spark names it."""
-        return f"{self.scheme}://{path}" if "://" not in path else path
+        return self._prefix + path
 
     def aside(self, area: str, dataset: str, dt: str, keys: Mapping[str, str]) -> str:
         """The folder of a publication in `_staging`, `_retired` or `_versions`."""

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from fsspec.core import url_to_fs
+from pyarrow.filesystem import FileSystem
 
 from recall_lib.config import Features, Samples
 from recall_lib.errors import DataRefused
@@ -42,7 +44,7 @@ def batches(
     """One epoch over sample files.
 
     Args:
-        urls: the files of this rank, as file://, hdfs:// or s3:// addresses.
+        urls: the files of this rank, in one folder, by addresses that fsspec knows.
         sizes: targets of each batch, [steps], summing to the files' targets.
         features: that the samples were made with.
         samples: that the samples were made with.
@@ -126,7 +128,7 @@ _MIXED_LENGTHS = 8
 def read_runs(
     urls: Sequence[str], features: Features, samples: Samples, *, seen: bool = False
 ) -> Iterator[tuple[Runs, Ragged | None]]:
-    """The row groups of sample files in the given order, as runs, with each run's seen items on request."""
+    """The row groups of sample files of one folder in the given order, as runs, with each run's seen items on request."""
     for packed in _row_groups(urls, features, seen):
         columns = _unpack([packed])
         yield Runs(columns, features, samples), columns.get("seen")
@@ -228,14 +230,14 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     # One worker and no shuffling of its own, or the order is not repeatable. A list of files, not their folder: a folder's
     # _common_metadata would be unpickled.
     reader = make_batch_reader(
-        list(urls),
+        [f"file:{url.rsplit('/', 1)[-1]}" for url in urls],
+        filesystem=_Folder(urls[0].rsplit("/", 1)[0]),
         schema_fields=lists,
         reader_pool_type="thread",
         workers_count=1,
         results_queue_size=4,
         shuffle_row_groups=False,
         num_epochs=1,
-        hdfs_driver="libhdfs",
         transform_spec=TransformSpec(pack, [edit_field(n, np.bytes_, (), False) for n in names], selected_fields=names),
     )
     try:
@@ -244,6 +246,28 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     finally:
         reader.stop()
         reader.join()
+
+
+class _Folder(FileSystem):
+    """The files of a folder by their names alone, for Petastorm and the part of pyarrow that it reads with.
+
+    By themselves they take `#` in an address for its end, and read from nothing but local disks and HDFS.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.fs, self.path = url_to_fs(url)
+
+    def isfile(self, path: str) -> bool:
+        """Yes: the manifest has named it."""
+        return True
+
+    def isdir(self, path: str) -> bool:
+        """No."""
+        return False
+
+    def open(self, path: str, mode: str = "rb") -> Any:
+        """The file, opened by fsspec."""
+        return self.fs.open(f"{self.path}/{path}", mode)
 
 
 def _unpack(groups: list[Packed]) -> dict[str, Ragged]:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import types
 from datetime import date, timedelta
@@ -20,6 +21,12 @@ DAG = (DEPLOY / "airflow/recall_daily.py").read_text(encoding="utf-8")
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 DRIVER = yaml.safe_load((DEPLOY / "driver_pod.yaml").read_text(encoding="utf-8"))
 CLUSTER = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+
+
+def test_make_help_lists_every_target():
+    (declared,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    said = subprocess.check_output(["make", "--no-print-directory", "help"], cwd=ROOT, text=True)
+    assert [line.split()[1] for line in said.splitlines()] == declared.split()
 
 
 def steps():

@@ -19,11 +19,12 @@ from tests.training.synthetic import FEATURES, SAMPLES, sequences, write_runs
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[SampleFile]:
-    made = []
+    folder, made = tmp_path / "a #1 100%25 ü", []
+    folder.mkdir()
     for number in range(3):
         users = sequences(23, 9, ordered=False, seed=number)
         users = [items[: 2 + i % 8] for i, items in enumerate(users)]  # of different lengths
-        made.append(write_runs(tmp_path / f"part-{number}.parquet", users, negatives=2, row_group_size=7))
+        made.append(write_runs(folder / f"part-{number}.parquet", users, negatives=2, row_group_size=7))
     return made
 
 
