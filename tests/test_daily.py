@@ -1,0 +1,207 @@
+"""Daily learning on a small log: a chain of days, what serves a day whose model was not promoted, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import pipeline, samples, train
+from recall_lib import query, schemas, simulator, status
+from recall_lib.config import Config, load_config
+from recall_lib.io.tables import Tables
+from recall_lib.job import Context, main
+from recall_lib.status import PUBLISHED, STALE, Days
+from recall_lib.transforms.vocab import known_items
+
+DAYS = ["2024-03-03", "2024-03-04"]
+START = 1_709_424_000  # DAYS[0] 00:00 UTC
+LEARN = ("vocab", "samples", "train")
+INFER = ("vectors", "index", "popular", "top_n", "related", "metrics")
+FEATURES = {"item_id": {"min_count": 8, "dim": 8}, "user": [{"name": "city", "min_count": 1, "dim": 2}]}
+TRAINING = {"loss": "full_softmax", "batch_size": 64, "epochs": 4, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def log() -> simulator.Log:
+    return simulator.simulate(users=80, items=60, days=5)
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config], log: simulator.Log) -> Config:
+    made = make_config(
+        input={"items": "items.csv", "max_reject_share": 0.2},
+        features=FEATURES | {"item": [{"name": "category", "min_count": 1, "dim": 8}]},
+        samples={"window_size": 5},
+        model={"tower": [8], "item_bias": True, "recency": {"feature": "category"}},
+        training=TRAINING,
+        top_n={"n": 5},
+        evaluation={"protocol": "day"},
+    )
+    simulator.write_rows(log, Path(made.input.path))
+    return made
+
+
+def changed(config_file: Path, *overrides: str) -> Config:
+    return load_config(str(config_file), overrides)
+
+
+def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[..., Context], log: simulator.Log) -> None:
+    """The second day starts from the first, trains on the first's clicks alone, and does as well as from scratch."""
+    from jobs import events
+
+    file, tables = tmp_path / "config.yaml", Tables(config)
+    events.run(Context(config, DAYS[1], "test"), backfill=True)
+    run_jobs(config, DAYS[0], *LEARN)
+    first = tables.manifest("models", DAYS[0])
+    assert (first["init"], first["serving_dt"]) == ("scratch", DAYS[0])
+    models = {}
+    for name, overrides in {
+        "untrained": ["training.max_steps=1", "training.learning_rate=1.0e-9"],
+        "scratch": [],
+        "yesterday": ["training.init=yesterday", "training.epochs=2"],
+    }.items():
+        run_jobs(changed(file, *overrides), DAYS[1], *(LEARN if name == "untrained" else LEARN[1:]))
+        models[name] = tables.manifest("models", DAYS[1])
+    daily = models["yesterday"]
+    assert daily["init"] == "yesterday"
+    assert daily["inputs"][f"models/dt={DAYS[0]}"] == first["version"]
+    assert f"models/dt={DAYS[0]}" not in models["scratch"]["inputs"]
+    assert daily["steps"] < models["scratch"]["steps"] / 2
+    assert daily["targets"] == targets_of_the_last_day(tables, log)
+    hr = {name: model["validation"]["ndcg@10"] for name, model in models.items()}
+    print("ndcg@10 of validation:", hr)
+    assert hr["yesterday"] > 1.3 * hr["untrained"]
+    assert Days(config).day(DAYS[1], LEARN).state == PUBLISHED
+    run_jobs(changed(file, "seed=1"), DAYS[0], *LEARN)
+    found = Days(config).day(DAYS[1], LEARN)
+    assert (found.state, found.why) == (STALE, f"changed since: models/dt={DAYS[0]}")
+
+
+def targets_of_the_last_day(tables: Tables, log: simulator.Log) -> int:
+    """Clicks of DAYS[0] that are no user's first, less those that validate."""
+    chosen = (log.click == 1) & (log.time < START + 86_400)
+    first: dict[int, int] = {}
+    for user, time in zip(log.user[chosen], log.time[chosen], strict=True):
+        first[user] = min(time, first.get(user, time))
+    clicks = sum(START <= time != first[user] for user, time in zip(log.user[chosen], log.time[chosen], strict=True))
+    validation = tables.manifest("samples", DAYS[1], split="validation")
+    names = {u for (u,) in validates(tables)}
+    last = {user: max(t for v, t in zip(log.user[chosen], log.time[chosen], strict=True) if v == user) for user in first}
+    assert validation["rows"] <= len(names)
+    return int(clicks - sum(last[user] >= START and last[user] != first[user] for user in first if name_of(log, user) in names))
+
+
+def validates(tables: Tables) -> list[tuple[str]]:
+    import pyarrow.parquet as pq
+
+    files = tables.files("samples", DAYS[1], split="validation")
+    return [(user,) for name in files for user in pq.read_table(name.removeprefix("file://"))["user_id"].to_pylist()]
+
+
+def name_of(log: simulator.Log, user: int) -> str:
+    return str(log.readers["user_id"][user])
+
+
+def test_a_day_whose_model_is_not_promoted(
+    config: Config, tmp_path: Path, run_jobs: Callable[..., Context], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything of the day is made with the model, the vocabulary and the ids of the one before; users are the day's."""
+    file = tmp_path / "config.yaml"
+    pipeline.run(Context(config, DAYS[0], "test"))
+    worse = changed(file, "training.max_hr_drop=0.2", "training.max_steps=1", "training.learning_rate=1.0e-9")
+    capsys.readouterr()
+    pipeline.run(ctx := Context(worse, DAYS[1], "test"))
+    said = capsys.readouterr().out
+    assert said.count("not promoted: validation hr@10") == 1
+    assert f"models/dt={DAYS[0]}, which serves {DAYS[1]} in its place" in said
+    tables = ctx.tables
+    models = {day: tables.manifest("models", day) for day in DAYS}
+    assert models[DAYS[1]]["serving_dt"] == DAYS[0]
+    assert models[DAYS[1]]["inputs"][f"models/dt={DAYS[0]}"] == models[DAYS[0]]["version"]
+    latest = tables.read_json(f"{tables.root}/models/latest.json")
+    assert latest == {"dt": DAYS[0], "version": models[DAYS[0]]["version"]}
+    known = [{r["item_id"] for r in known_items(ctx.vocab(day)[0]).collect()} for day in DAYS]
+    assert known[1] - known[0], "the log must have new items"
+    for kind, schema in (("item", schemas.ITEM_VECTORS), ("user", schemas.USER_VECTORS)):
+        assert tables.manifest("vectors", DAYS[1], kind=kind)["model_version"] == models[DAYS[0]]["version"]
+        vectors = [tables.read("vectors", day, schema, kind=kind) for day in DAYS]
+        assert vectors[1].count() == (len(known[0]) if kind == "item" else tables.manifest("top_n", DAYS[1])["rows"])
+    # The weights are those of the earlier day's items, the prior in front of them is the later day's own.
+    by_item = [
+        {r["item_id"]: r["vector"] for r in tables.read("vectors", day, schemas.ITEM_VECTORS, kind="item").collect()}
+        for day in DAYS
+    ]
+    assert all(by_item[0][item][1:] == vector[1:] for item, vector in by_item[1].items())
+    assert any(by_item[0][item][0] != vector[0] for item, vector in by_item[1].items())
+    rows = tables.read("top_n", DAYS[1], schemas.TOP_N).collect()
+    assert {row["model_version"] for row in rows} == {models[DAYS[0]]["version"]}
+    assert {item for row in rows for item, _ in row["items"]} <= known[0]
+    assert len(rows) > tables.manifest("top_n", DAYS[0])["rows"], "new users get lists too"
+    metrics = tables.read_json(f"{tables.folder('metrics', DAYS[1])}/metrics.json")
+    assert metrics["users"] > 10
+    assert metrics["model"]["hr@10"] > 0
+    assert Days(worse).day(DAYS[1]).why == ""
+    assert_shown(file, capsys, models[DAYS[1]]["validation"]["hr@10"])
+    clicked = ",".join(sorted(known[0])[:2])
+    assert query.main(["--config", str(file), "--dt", DAYS[1], "--history", clicked]) == 0
+    assert {line.split("\t")[1] for line in capsys.readouterr().out.splitlines()} <= known[0]
+    # A better one is promoted, and what the other served is stale then.
+    run_jobs(changed(file, "training.max_hr_drop=0.2"), DAYS[1], "train")
+    assert tables.read_json(f"{tables.root}/models/latest.json")["dt"] == DAYS[1]
+    assert "models" in Days(worse).day(DAYS[1]).why
+    # And if it is not, after all, latest goes back to who serves in its place.
+    run_jobs(worse, DAYS[1], "train")
+    assert tables.read_json(f"{tables.root}/models/latest.json") == latest
+
+
+def assert_shown(file: Path, capsys: pytest.CaptureFixture[str], hr: float) -> None:
+    assert status.main(["--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f"serves: {DAYS[0]}" in said
+    assert f"latest model: {DAYS[0]}" in said
+    assert status.main(["--config", str(file), "--dt", DAYS[1]]) == 0
+    assert f"init: scratch, validation hr@10 {hr:.4f}, serves: {DAYS[0]}" in capsys.readouterr().out
+
+
+def test_the_last_clicks_are_scored_with_the_serving_days_vocabulary(
+    config: Config, tmp_path: Path, run_jobs: Callable[..., Context]
+) -> None:
+    """With protocol `last_click` too, and the same as by the stored split where both days have the same vocabulary."""
+    from jobs import events
+
+    file = tmp_path / "config.yaml"
+    plain = changed(file, "evaluation.protocol=last_click", "model.recency=null", "training.epochs=1")
+    events.run(Context(plain, DAYS[0], "test"), backfill=True)
+    ctx = run_jobs(plain, DAYS[0], *LEARN, *(job for job in INFER if job != "related"))
+    folder, path = Path(ctx.tables.root), "models/dt={}/_manifest.json"
+    for dataset in ("events", "vocab", "models", "samples", "index"):
+        if dataset != "events":
+            shutil.copytree(folder / dataset / f"dt={DAYS[0]}", folder / dataset / f"dt={DAYS[1]}")
+    manifest = json.loads((folder / path.format(DAYS[1])).read_text())
+    (folder / path.format(DAYS[1])).write_text(json.dumps(manifest | {"serving_dt": DAYS[0]}))
+    shutil.rmtree(folder / "samples" / f"dt={DAYS[1]}" / "split=test")
+    stored = ctx.tables.read_json(f"{ctx.tables.folder('metrics', DAYS[0])}/metrics.json")
+    # The same clicks are before both days.
+    shutil.rmtree(folder / "events" / f"dt={DAYS[0]}", ignore_errors=True)
+    run_jobs(plain, DAYS[1], "metrics")
+    made = ctx.tables.read_json(f"{ctx.tables.folder('metrics', DAYS[1])}/metrics.json")
+    assert made["model"] == stored["model"]
+    assert made["users"] == stored["users"] > 10
+
+
+@pytest.mark.parametrize("job", [pipeline, samples, train])
+def test_a_day_without_the_one_before_is_refused_before_anything(
+    config: Config, tmp_path: Path, job: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--dt", DAYS[1], "--set", "training.init=yesterday"]
+    assert main(job.run, arguments) == 2
+    said = capsys.readouterr().err
+    assert f"models/dt={DAYS[0]}, which is not published: run {DAYS[0]}, or start {DAYS[1]} anew" in said
+    assert len(said.splitlines()) == 1
+    assert {path.name for path in Path(config.paths.root).iterdir()} <= {"_locks"}
