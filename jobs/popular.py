@@ -3,7 +3,6 @@
 import sys
 
 from recall_lib import schemas
-from recall_lib.inference.fingerprints import serving_day
 from recall_lib.job import Context, main
 from recall_lib.transforms import popular as transform
 from recall_lib.transforms.holdout import tie_breaker
@@ -14,7 +13,7 @@ def run(ctx: Context) -> None:
     """Publish popular/dt: every item of the vocabulary that was clicked, hottest first."""
     config = ctx.config
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab(serving_day(ctx.tables, ctx.dt))
+    vocab, inputs["vocab"] = ctx.vocab()
     items = known_items(vocab)
     recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input.ordering, config.evaluation.recent_hours)
     hottest = transform.hottest(transform.count_items(events, items), transform.ALL)

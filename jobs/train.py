@@ -63,7 +63,7 @@ def _inputs(ctx: Context, first: FirstWeights | None) -> dict[str, str]:
             raise DataRefused(
                 f"samples/dt={ctx.dt}/split={split} was made with another vocabulary: run `recall samples --dt {ctx.dt}`"
             )
-        if manifest["target_days"] != config.target_days(ctx.dt):
+        if manifest.get("target_days") != config.target_days(ctx.dt):
             raise DataRefused(
                 f"samples/dt={ctx.dt}/split={split} was made for another training.init or yesterday_days: "
                 f"run `recall samples --dt {ctx.dt}`"

@@ -240,9 +240,10 @@ class Training(Section):
 
     def starts_from(self, dt: str) -> str | None:
         """The day whose model the training of dt starts from; None: from scratch."""
-        if self.init == "scratch" or (self.scratch_every and date.fromisoformat(dt).toordinal() % self.scratch_every == 0):
+        day = date.fromisoformat(dt)
+        if self.init == "scratch" or (self.scratch_every and day.toordinal() % self.scratch_every == 0):
             return None
-        return day_before(dt)
+        return (day - timedelta(days=1)).isoformat()
 
     @property
     def needs_the_day_before(self) -> bool:
@@ -410,11 +411,6 @@ def parse_day(text: str) -> str:
     except ValueError:
         pass
     raise UsageError(f"--dt {text!r} is no day of the calendar: give YYYY-MM-DD")
-
-
-def day_before(dt: str, days: int = 1) -> str:
-    """The day so many days before another, both YYYY-MM-DD."""
-    return (date.fromisoformat(dt) - timedelta(days=days)).isoformat()
 
 
 def load_config(path: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:

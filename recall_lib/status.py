@@ -26,8 +26,8 @@ PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
 # What the manifests call their inputs, where that is not the publication's name.
 _INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
-# What the model is made from; everything else is inferred with the serving day's model and vocabulary.
-_BEFORE_INFERENCE = ("events", "vocab", "items", "samples", "models")
+# What is of the day's own vocabulary; everything else is inferred with the serving day's model and vocabulary.
+_OF_ITS_OWN = ("events", "vocab", "items", "samples", "models", "popular")
 
 Manifests = Mapping[str, Mapping[str, Any]]
 
@@ -165,7 +165,7 @@ def _changed_inputs(
     now |= {name: other["digest"] for name, other in manifests.items() if name != "events"}
     now |= others
     serving = manifests.get("models", {}).get("serving_dt", dt)
-    if serving != dt and not table.startswith(_BEFORE_INFERENCE):
+    if serving != dt and not table.startswith(_OF_ITS_OWN):
         now |= {name: others.get(f"{name}/dt={serving}", "") for name in ("vocab", "models")}
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}

@@ -13,6 +13,7 @@ import pytest
 from jobs import pipeline, samples, train
 from recall_lib import query, schemas, simulator, status
 from recall_lib.config import Config, load_config
+from recall_lib.errors import DataRefused
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.status import PUBLISHED, STALE, Days
@@ -71,6 +72,8 @@ def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[...,
     }.items():
         run_jobs(changed(file, *base, *overrides), DAYS[1], *(LEARN if name == "untrained" else LEARN[1:]))
         models[name] = tables.manifest("models", DAYS[1])
+    with pytest.raises(DataRefused, match="or yesterday_days: run `recall samples"):
+        run_jobs(config, DAYS[1], "train")
     daily = models["yesterday"]
     assert daily["init"] == "yesterday"
     assert daily["inputs"][f"models/dt={DAYS[0]}"] == first["version"]
@@ -115,21 +118,23 @@ def test_a_day_whose_model_is_not_promoted(
     assert latest == {"dt": DAYS[0], "version": models[DAYS[0]]["version"]}
     known = [{r["item_id"] for r in known_items(ctx.vocab(day)[0]).collect()} for day in DAYS]
     assert known[1] - known[0], "the log must have new items"
-    for kind, schema in (("item", schemas.ITEM_VECTORS), ("user", schemas.USER_VECTORS)):
+    for kind in ("item", "user"):
         assert tables.manifest("vectors", DAYS[1], kind=kind)["model_version"] == models[DAYS[0]]["version"]
-        vectors = [tables.read("vectors", day, schema, kind=kind) for day in DAYS]
-        assert vectors[1].count() == (len(known[0]) if kind == "item" else tables.manifest("top_n", DAYS[1])["rows"])
     # The weights are those of the earlier day's items, the prior in front of them is the later day's own.
-    by_item = [
-        {r["item_id"]: r["vector"] for r in tables.read("vectors", day, schemas.ITEM_VECTORS, kind="item").collect()}
-        for day in DAYS
-    ]
-    assert all(by_item[0][item][1:] == vector[1:] for item, vector in by_item[1].items())
-    assert any(by_item[0][item][0] != vector[0] for item, vector in by_item[1].items())
+    items, users = (
+        [{row[key]: row["vector"] for row in tables.read("vectors", day, schema, kind=kind).collect()} for day in DAYS]
+        for key, schema, kind in (("item_id", schemas.ITEM_VECTORS, "item"), ("user_id", schemas.USER_VECTORS, "user"))
+    )
+    assert items[1].keys() == known[0]
+    assert all(items[0][item][1:] == vector[1:] for item, vector in items[1].items())
+    assert any(items[0][item][0] != vector[0] for item, vector in items[1].items())
+    same = [users[0].get(user) == vector for user, vector in users[1].items()]
+    assert any(same), "users without a click on the day between look as they did"
+    assert not all(same), "histories are the later day's"
     rows = tables.read("top_n", DAYS[1], schemas.TOP_N).collect()
     assert {row["model_version"] for row in rows} == {models[DAYS[0]]["version"]}
     assert {item for row in rows for item, _ in row["items"]} <= known[0]
-    assert len(rows) > tables.manifest("top_n", DAYS[0])["rows"], "new users get lists too"
+    assert {row["source"] for row in rows} == {"model"}
     metrics = tables.read_json(f"{tables.folder('metrics', DAYS[1])}/metrics.json")
     assert metrics["users"] > 10
     assert metrics["model"]["hr@10"] > 0

@@ -34,7 +34,7 @@ def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
         spec: of the training run: its vocabulary and the sizes.
 
     Raises:
-        DataRefused: the earlier model has been published again, or its weights have other shapes.
+        DataRefused: the earlier model has been published again.
     """
     before = _load(first)
     hashed = {feature.name for feature in (*spec.features.user, *spec.features.item) if feature.buckets}
@@ -44,16 +44,12 @@ def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
     }
     features = model.rows_of_features()
     for name, weights in model.named_parameters():
-        rows = before.get_parameter(name)
-        per_row = name in features
-        if rows.shape[per_row:] != weights.shape[per_row:]:
-            raise DataRefused(f"{name} of models/dt={first.dt} has shape {tuple(rows.shape)}, not {tuple(weights.shape)}")
-        if per_row:
+        if name in features:
             earlier = torch.from_numpy(ids[features[name]])
             known = earlier >= 0
-            weights[known] = rows[earlier[known]]
+            weights[known] = before.get_parameter(name)[earlier[known]]
         else:
-            weights.copy_(rows)
+            weights.copy_(before.get_parameter(name))
 
 
 def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: int) -> npt.NDArray[np.int64]:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,16 +18,8 @@ from recall_lib.training.loop import Run, _model, train
 from recall_lib.training.ranks import Alone
 from recall_lib.training.spec import FirstWeights, TrainSpec
 from recall_lib.training.warm_start import previous_ids
-from tests.training.synthetic import FEATURES, SAMPLES, make_spec, sequences, write_runs
-
-Vocabulary = dict[str, list[str]]  # per feature the values of ids 2, 3, ...
-
-BEFORE: Vocabulary = {
-    "item_id": [f"i{n}" for n in range(20)],
-    "city": ["a", "b", "c"],
-    "category": ["k", "l", "m", "n"],
-    "tags": [f"t{n}" for n in range(7)],
-}
+from tests.training.synthetic import FEATURES, SAMPLES, Vocabulary, make_spec, sequences, write_runs, write_vocab
+from tests.training.synthetic import VALUES as BEFORE
 
 
 def shuffled(values: list[str], seed: int) -> list[str]:
@@ -40,18 +30,6 @@ GROWN = {name: shuffled([*values, f"new {name}", f"newer {name}"], 1) for name, 
 SHRUNK = {name: values[1:-1] for name, values in BEFORE.items()}
 REORDERED = {name: shuffled(values, 2) for name, values in BEFORE.items()}
 OTHER = {name: [f"other {value}" for value in values] for name, values in BEFORE.items()}
-
-
-def write_vocab(folder: Path, values: Vocabulary) -> tuple[str, ...]:
-    """Two files, rows in no order, with the row of what is unknown that a feature may have."""
-    rows = [{"feature": f, "index": 2 + n, "value": v, "count": 5} for f, own in values.items() for n, v in enumerate(own)]
-    rows += [{"feature": "city", "index": 1, "value": None, "count": 3}]
-    random.Random(3).shuffle(rows)
-    folder.mkdir(parents=True)
-    kinds = {"feature": pa.string(), "index": pa.int32(), "value": pa.string(), "count": pa.int64()}
-    for part in range(2):
-        pq.write_table(pa.Table.from_pylist(rows[part::2], pa.schema(kinds.items())), folder / f"{part}.parquet")
-    return tuple(f"file://{folder}/{part}.parquet" for part in range(2))
 
 
 def sizes(values: Vocabulary) -> dict[str, int]:
@@ -160,11 +138,6 @@ def test_a_model_that_is_another_by_now_is_refused(tmp_path: Path) -> None:
     first = first_of(tmp_path, spec, version="another")
     with pytest.raises(DataRefused, match="published again"):
         _model(spec.model_copy(update={"first": first}))
-    wider = spec.model_copy(update={"features": spec.features.model_copy(update={"item_id": ItemId(dim=8)})})
-    wider = wider.model_copy(update={"model": wider.model.model_copy(update={"tower": (24, 8)})})
-    first = first_of(tmp_path / "again", spec)
-    with pytest.raises(DataRefused, match="has shape"):
-        _model(wider.model_copy(update={"first": first}))
 
 
 class Killed(Exception):
