@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs import pipeline, samples, train
+from jobs import events, pipeline, samples, train
 from recall_lib import query, schemas, simulator, status
 from recall_lib.config import Config, load_config
 from recall_lib.errors import DataRefused
@@ -54,8 +54,6 @@ def changed(config_file: Path, *overrides: str) -> Config:
 
 def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[..., Context], log: simulator.Log) -> None:
     """The second day starts from the first, trains on the first's clicks alone, and does as well as from scratch."""
-    from jobs import events
-
     # By last clicks, as then nearly every user validates.
     base = ["evaluation.protocol=last_click", "features.item_id.min_count=1", "model.recency=null"]
     config = changed(file := tmp_path / "config.yaml", *base)
@@ -102,7 +100,8 @@ def test_a_day_whose_model_is_not_promoted(
 ) -> None:
     """Everything of the day is made with the model, the vocabulary and the ids of the one before; users are the day's."""
     file = tmp_path / "config.yaml"
-    pipeline.run(Context(config, DAYS[0], "test"))
+    events.run(Context(config, DAYS[0], "test"), backfill=True)
+    run_jobs(config, DAYS[0], "vocab", "items", "samples", "train", "vectors")
     worse = changed(file, "training.max_hr_drop=0.1", "training.epochs=1")
     measured(config, 1.0)
     capsys.readouterr()
@@ -134,7 +133,7 @@ def test_a_day_whose_model_is_not_promoted(
     rows = tables.read("top_n", DAYS[1], schemas.TOP_N).collect()
     assert {row["model_version"] for row in rows} == {models[DAYS[0]]["version"]}
     assert {item for row in rows for item, _ in row["items"]} <= known[0]
-    assert {row["source"] for row in rows} == {"model"}
+    assert {row["source"] for row in rows} == {"model", "popular"}
     metrics = tables.read_json(f"{tables.folder('metrics', DAYS[1])}/metrics.json")
     assert metrics["users"] > 10
     assert metrics["model"]["hr@10"] > 0
@@ -174,8 +173,6 @@ def test_the_last_clicks_are_scored_with_the_serving_days_vocabulary(
     config: Config, tmp_path: Path, run_jobs: Callable[..., Context]
 ) -> None:
     """With protocol `last_click` too, and the same as by the stored split where both days have the same vocabulary."""
-    from jobs import events
-
     file = tmp_path / "config.yaml"
     plain = changed(file, "evaluation.protocol=last_click", "model.recency=null", "training.epochs=1")
     events.run(Context(plain, DAYS[0], "test"), backfill=True)
