@@ -27,7 +27,7 @@ USERS, DRAWN = 2000, 4  # that an index is tried on; of whom so many times as ma
 def run(ctx: Context) -> None:
     """Publish index/dt."""
     tables, settings, n = ctx.tables, ctx.config.index, ctx.config.top_n.n
-    stamp = fingerprints.model_of_vocab(tables, ctx.dt)
+    stamp = fingerprints.model_of_vocab(tables, fingerprints.serving_day(tables, ctx.dt))
     for kind in ("item", "user"):
         fingerprints.require_stamp(tables, stamp, "vectors", ctx.dt, kind=kind)
     inputs = {f"vectors/kind={kind}": tables.manifest("vectors", ctx.dt, kind=kind)["digest"] for kind in ("item", "user")}

@@ -35,22 +35,24 @@ def run(ctx: Context) -> None:
     if protocol == "day" and not tables.find("events", ctx.dt):
         head = {"protocol": protocol, "status": "pending", "users": 0, "users_new": 0, "users_repeat": 0}
         return _publish(ctx, head, {})
-    stamp = fingerprints.model_of_vocab(tables, ctx.dt)
+    serving = fingerprints.serving_day(tables, ctx.dt)
+    stamp = fingerprints.model_of_vocab(tables, serving)
     fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
-    if protocol == "day" and not reading.test_of_day_is_current(ctx):
+    if protocol == "day" and serving == ctx.dt and not reading.test_of_day_is_current(ctx):
         publish_test_of_day(ctx)  # the events of dt may have come, or changed, after the samples
     test, head, inputs = reading.read_test(ctx)
-    model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
+    model, index = ship_published(tables, "models", serving), ship_published(tables, "index", ctx.dt)
     with tempfile.TemporaryDirectory() as folder:
-        clicks, items = reading.training_clicks(ctx), known_items(ctx.vocab()[0])
+        vocab, _ = ctx.vocab(serving)
+        clicks, items = reading.training_clicks(ctx), known_items(vocab)
         recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
-        popular = item_counts(tables.files("vocab", ctx.dt))
+        popular = item_counts(tables.files("vocab", serving))
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
         baselines = ship_folder(ctx.spark, Path(folder), f"baselines-{tables.run_id}")
         score = partial(evaluate, model=model, index=index, baselines=baselines, filter_seen=ctx.config.top_n.filter_seen)
         tally = transform.add_up(map_batches(test, score, transform.TALLY)).persist()
-        vocab = ctx.vocab()[0].where(F.col("feature") == ITEM_ID).withColumnRenamed("index", "item_index")
-        size = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID] - FIRST_INDEX
+        vocab = vocab.where(F.col("feature") == ITEM_ID).withColumnRenamed("index", "item_index")
+        size = tables.manifest("vocab", serving)["sizes"][ITEM_ID] - FIRST_INDEX
         report = transform.report(head, tally, vocab.select("item_index", "count"), size)
         tally.unpersist()
     _publish(ctx, report, inputs | {"models": model.digest, "index": index.digest})

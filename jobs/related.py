@@ -23,12 +23,13 @@ MOST = 50  # related items kept of each
 def run(ctx: Context) -> None:
     """Publish related/dt."""
     tables, n = ctx.tables, min(ctx.config.top_n.n, MOST)
-    stamp = fingerprints.model_of_vocab(tables, ctx.dt)
+    serving = fingerprints.serving_day(tables, ctx.dt)
+    stamp = fingerprints.model_of_vocab(tables, serving)
     fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
     index = ship_published(tables, "index", ctx.dt)
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
-    size, blocks = tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID], ctx.config.spark.partitions
+    vocab, inputs["vocab"] = ctx.vocab(serving)
+    size, blocks = tables.manifest("vocab", serving)["sizes"][ITEM_ID], ctx.config.spark.partitions
     items = known_items(vocab)
     nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
     nearest = map_batches(

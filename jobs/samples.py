@@ -8,17 +8,20 @@ from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
 from recall_lib.inference.item_counts import item_counts
+from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
+from recall_lib.training.spec import first_weights
 from recall_lib.transforms import samples as transform
-from recall_lib.transforms.grouping import partitions_for
-from recall_lib.transforms.holdout import SPLITS, TEST, tie_breaker, validates
+from recall_lib.transforms.holdout import SPLITS, TEST, first_moment, tie_breaker, validates
 from recall_lib.transforms.vocab import encode
 
 
 def run(ctx: Context) -> None:
     """Publish samples/dt for every split; with protocol `day` the test split waits for the events of dt."""
     config = ctx.config
-    ctx.tables.require_settings("vocab", ctx.dt, "features", "input.ordering", "evaluation.protocol", "seed")
+    first_weights(Tables(config), ctx.dt)  # a day that cannot be trained is refused before Spark starts
+    same = ("features", "input.ordering", "evaluation.protocol", "samples.look_back_days", "seed")
+    ctx.tables.require_settings("vocab", ctx.dt, *same)
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     facts = ctx.tables.manifest("vocab", ctx.dt)
@@ -31,15 +34,17 @@ def run(ctx: Context) -> None:
         newest_ts=facts["newest_ts"],
         train_clicks=facts["train_clicks"],
         load_counts=partial(item_counts, ctx.tables.files("vocab", ctx.dt)),
+        targets_since=first_moment(ctx.dt, config.target_days(ctx.dt)),
     )
     clicks = encode(tie_breaker(events), vocab, config.features)
     flag = validates(config.seed) if by_day else F.lit(False)
     # Their number decides the files, and with them the order of training: it comes from the data, not from the cluster.
-    partitions = partitions_for(recipe.train_clicks, multiple_of=config.training.ranks)
+    partitions = reading.partitions_of_history(ctx, multiple_of=config.training.ranks)
     clicks = transform.columns(clicks, config.features, flag, own_ages=bool(config.input.columns.example_age))
     splits = [split for split in SPLITS if not (by_day and split == TEST)]
     write = partial(transform.split_samples, clicks, partitions, recipe)
-    for manifest in ctx.tables.publish_splits(write, schemas.runs(config.features), "samples", ctx.dt, splits, inputs=inputs):
+    made = {"inputs": inputs, "facts": {"target_days": config.target_days(ctx.dt)}}
+    for manifest in ctx.tables.publish_splits(write, schemas.runs(config.features), "samples", ctx.dt, splits, **made):
         _say(ctx, manifest)
     if by_day and ctx.tables.find("events", ctx.dt):
         publish_test_of_day(ctx)
@@ -47,7 +52,7 @@ def run(ctx: Context) -> None:
 
 def publish_test_of_day(ctx: Context) -> None:
     """The test split of protocol `day`, once the events of dt are there."""
-    frame, inputs, facts = reading.test_of_day(ctx)
+    frame, inputs, facts = reading.test_of_day(ctx, ctx.dt)
     schema = schemas.runs(ctx.config.features)
     _say(ctx, ctx.tables.publish(frame, schema, "samples", ctx.dt, inputs=inputs, facts=facts, split=TEST))
 

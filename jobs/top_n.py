@@ -30,11 +30,12 @@ from recall_lib.transforms.vocab import known_items
 def run(ctx: Context) -> None:
     """Publish top_n/dt, and top_n_user_id/dt where it is asked for."""
     settings, tables = ctx.config.top_n, ctx.tables
-    stamp = fingerprints.model_of_vocab(tables, ctx.dt)
+    serving = fingerprints.serving_day(tables, ctx.dt)
+    stamp = fingerprints.model_of_vocab(tables, serving)
     fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
     allowed, lists = reading.read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
-    model, index = ship_published(tables, "models", ctx.dt), ship_published(tables, "index", ctx.dt)
+    model, index = ship_published(tables, "models", serving), ship_published(tables, "index", ctx.dt)
     histories, inputs = reading.read_histories(ctx)
     inputs |= lists | {"models": model.digest, "index": index.digest, "popular": popular}
     facts = stamp | {"users_in": reading.count_users(ctx)}
@@ -57,15 +58,16 @@ def write_lists(histories: DataFrame, folder: str, **search: Any) -> DataFrame:
 
 
 def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:
-    """Clicks of each item index in popular/dt, window `all`, [items], and the table's digest.
+    """Clicks in popular/dt, window `all`, of each item index of the serving day, [items], and the table's digest.
 
     Raises:
         DataRefused: popular/dt was made with another vocabulary.
     """
-    (vocab, digest), manifest = ctx.vocab(), ctx.tables.manifest("popular", ctx.dt)
+    serving, manifest = fingerprints.serving_day(ctx.tables, ctx.dt), ctx.tables.manifest("popular", ctx.dt)
     table = ctx.tables.read("popular", ctx.dt, schemas.POPULAR).where(F.col("window") == ALL)
-    counted = table.join(known_items(vocab), "item_id").select("item_index", "count").toPandas()
-    if manifest["inputs"]["vocab"] != digest or len(counted) < items - FIRST_INDEX:
+    counted = table.join(known_items(ctx.vocab(serving)[0]), "item_id").select("item_index", "count").toPandas()
+    lacking = serving == ctx.dt and len(counted) < items - FIRST_INDEX
+    if lacking or manifest["inputs"]["vocab"] != ctx.tables.manifest("vocab", ctx.dt)["digest"]:
         raise DataRefused(f"popular/dt={ctx.dt} was made with another vocabulary: run `recall popular --dt {ctx.dt}`")
     clicks = np.zeros(items, np.int64)
     clicks[counted["item_index"]] = counted["count"]

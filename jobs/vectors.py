@@ -16,15 +16,15 @@ from recall_lib.transforms.vocab import known_items
 
 def run(ctx: Context) -> None:
     """Publish vectors/dt for kind=item and kind=user."""
-    stamp = fingerprints.model_of_vocab(ctx.tables, ctx.dt)
-    model = ship_published(ctx.tables, "models", ctx.dt)
-    vocab, _ = ctx.vocab()
+    serving = fingerprints.serving_day(ctx.tables, ctx.dt)
+    stamp = fingerprints.model_of_vocab(ctx.tables, serving)
+    model = ship_published(ctx.tables, "models", serving)
+    vocab, _ = ctx.vocab(serving)
     made_from = {"vocab": stamp["vocab"], "models": model.digest}
     items = known_items(vocab).withColumn("prior", F.lit(0.0))
     if ctx.config.model.recency:
         made_from["items"] = fingerprints.items_of_vocab(ctx.tables, ctx.dt)["digest"]
-        priors = ctx.tables.read("items", ctx.dt, schemas.items(ctx.config.features)).select("item_index", "prior")
-        items = known_items(vocab).join(priors, "item_index")
+        items = reading.with_priors(ctx, known_items(vocab))
     items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
     vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
     published = ctx.tables.publish(vectors, schemas.ITEM_VECTORS, "vectors", ctx.dt, inputs=made_from, facts=stamp, kind="item")

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from recall_lib import schemas
 from recall_lib.job import Context, main
 from recall_lib.transforms import vocab as transform
-from recall_lib.transforms.holdout import TRAIN, assign_splits, newest_training_click
+from recall_lib.transforms.holdout import TRAIN, assign_splits, first_moment, newest_training_click, not_before
 
 
 def run(ctx: Context) -> None:
@@ -16,7 +16,9 @@ def run(ctx: Context) -> None:
     protocol, features = config.evaluation.protocol, config.features
     events, inputs = ctx.history()
     newest = assign_splits(events, protocol, config.seed).persist()
-    counts = transform.count_values(events, newest.where(F.col("split") != TRAIN), features)
+    since = first_moment(ctx.dt, config.samples.look_back_days)
+    held_out = not_before(newest.where(F.col("split") != TRAIN), since)
+    counts = transform.count_values(not_before(events, since), held_out, features)
     counts = transform.filter_rare(counts, features).persist()
     vocab, sizes = transform.assign_ids(counts, config.spark.partitions)
     facts = transform.describe(sizes, features)

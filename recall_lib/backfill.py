@@ -161,6 +161,7 @@ def run(request: Asked, dry_run: bool = False) -> None:
     """
     before = request.judge(request.days)
     todo = [day for day in request.days if request.takes_up(before[day])]
+    require_in_order(request, todo)
     if request.config.input.ordering == "position":
         log.say("backfill", "input.ordering is position: each day takes a snapshot of the log as it is now, not as it was then")
     attempts: dict[str, Attempt] = {}
@@ -174,6 +175,26 @@ def run(request: Asked, dry_run: bool = False) -> None:
     if not todo:
         log.say("backfill", f"nothing to do: no day is {' or '.join(sorted(TAKEN_UP[request.reprocess]))}")
     require_published(after, attempts, TAKEN_UP[request.reprocess])
+
+
+def require_in_order(request: Asked, todo: Sequence[str]) -> None:
+    """Refuse (UsageError) days whose models could not start from, or be compared with, that of the day before."""
+    training = request.config.training
+    if not training.needs_the_day_before or (request.jobs and not {"samples", "train"} & set(request.jobs)):
+        return
+    if request.max_active > 1:
+        raise UsageError(
+            f"--max-active {request.max_active}: with training.init yesterday or training.max_hr_drop a day needs the one "
+            "before it: give 1"
+        )
+    tables = Tables(request.config)
+    for day in todo:
+        first = training.starts_from(day)
+        if first and first not in todo and not tables.find("models", first):
+            raise UsageError(
+                f"training.init yesterday starts {day} from models/dt={first}, which is neither published nor to be run: begin "
+                f"earlier, or run {day} alone at first, with --set training.init=scratch"
+            )
 
 
 def run_days(request: Asked, todo: Sequence[str]) -> dict[str, Attempt]:

@@ -7,7 +7,7 @@ is an error. "F" is the fun-rec preset (conf/fun_rec.yaml), "P" the Paddle prese
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +31,7 @@ _TABLE_NAMES = {
     "seen",
 }
 # Columns that the transforms work with. A log's column of such a name is mapped to a feature of another name.
-_WORK_NAMES = {"tie", "order", "flag", "user", "group", "nth", "from_end", "clicks", "n", "of_day"}
+_WORK_NAMES = {"tie", "order", "flag", "user", "group", "nth", "from_end", "clicks", "n"}
 RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
@@ -140,6 +140,8 @@ class Samples(Section):
     order: Literal["oldest_first", "newest_first"] = "oldest_first"  # inside a history (P, F)
     subsample_threshold: float | None = Field(None, gt=0)  # t of hot-item subsampling (F: 0.001); null: off
     max_targets_per_user: int | None = Field(None, ge=1)  # active-user cap (F: 30); null: off
+    # Vocabulary and training targets are of the clicks of so many days before dt; histories reach further back. null: of all.
+    look_back_days: int | None = Field(None, ge=1)
     negatives_per_positive: int = Field(0, ge=0)
     negatives_alpha: float = Field(1.0, ge=0)  # negatives are drawn by count^alpha
 
@@ -220,6 +222,13 @@ class Training(Section):
     ranks: int = Field(1, ge=1)
     shuffle_row_groups: int = Field(8, ge=1)  # row groups mixed in memory
     resume: bool = True  # from the checkpoint a killed run with the same inputs left
+    # What the weights are at first: drawn anew, or those of the model of the day before, carried over by value.
+    init: Literal["scratch", "yesterday"] = "scratch"
+    yesterday_days: int = Field(1, ge=1)  # with init yesterday: the training targets are of so many days before dt
+    scratch_every: int | None = Field(None, ge=1)  # with init yesterday: days whose number it divides start from scratch
+    # A model whose validation hr@10 is lower by a larger share than that of the model that serves the day before does not
+    # serve: that one goes on. null: every model serves its day.
+    max_hr_drop: float | None = Field(None, ge=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: bool = False  # matrix products in bfloat16 (on a CPU: where it has units for it), weights in float32
 
@@ -228,6 +237,18 @@ class Training(Section):
         if self.launcher == "process" and self.ranks > 1:
             raise ValueError("training.ranks > 1 needs training.launcher horovod or spark")
         return self
+
+    def starts_from(self, dt: str) -> str | None:
+        """The day whose model the training of dt starts from; None: from scratch."""
+        day = date.fromisoformat(dt)
+        if self.init == "scratch" or (self.scratch_every and day.toordinal() % self.scratch_every == 0):
+            return None
+        return (day - timedelta(days=1)).isoformat()
+
+    @property
+    def needs_the_day_before(self) -> bool:
+        """Whether a day's model depends on that of the day before, so that days must be trained in order."""
+        return self.init == "yesterday" or self.max_hr_drop is not None
 
 
 class Index(Section):
@@ -334,6 +355,11 @@ class Config(Section):
                     raise ValueError(f"session lines have no field {wrong}; fields for this kind of feature: {list(known)}")
         if self.input.ordering == "position" and self.evaluation.protocol == "day":
             raise ValueError("evaluation.protocol day needs timestamps (input.ordering time)")
+        if self.input.ordering == "position" and (self.samples.look_back_days or self.training.init == "yesterday"):
+            raise ValueError("samples.look_back_days and training.init yesterday need timestamps (input.ordering time)")
+        look_back = self.samples.look_back_days
+        if self.training.init == "yesterday" and look_back and look_back < self.training.yesterday_days:
+            raise ValueError("training.yesterday_days reaches further back than samples.look_back_days")
         if self.training.negatives == "samples" and not self.samples.negatives_per_positive:
             raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
         if self.top_n.user_id_only and "user_id" not in [feature.name for feature in self.features.user]:
@@ -363,6 +389,10 @@ class Config(Section):
         if self.training.unit == "run" and self.training.batch_size < _STRETCHES * self.samples.window_size:
             raise ValueError(f"training.unit run needs a training.batch_size of at least {_STRETCHES} x samples.window_size")
         return self
+
+    def target_days(self, dt: str) -> int | None:
+        """Of how many days before dt the clicks are training targets; None: of all."""
+        return self.training.yesterday_days if self.training.starts_from(dt) else self.samples.look_back_days
 
 
 # Stretches of clicks that a batch has room for at least: fewer would not fill batches of like size.

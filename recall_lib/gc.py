@@ -2,8 +2,8 @@
 
     recall gc --config conf/mine.yaml --dry-run
 
-Never removed: the days that retention keeps, the day that models/latest.json names, what a run may be writing, and, while any
-run is at work, events: it may be reading them.
+Never removed: the days that retention keeps, the day that models/latest.json names, days whose model serves a kept one, what a
+run may be writing, and, while any run is at work, events: it may be reading them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from recall_lib import log
 from recall_lib.config import load_config
 from recall_lib.errors import Busy, UsageError
+from recall_lib.inference.fingerprints import serving_day
 from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables, named_aside
 from recall_lib.job import add_config_arguments, guarded
@@ -153,11 +154,13 @@ def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) ->
 
 def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:
     latest = f"{tables.root}/models/latest.json"
-    in_use = tables.read_json(latest)["dt"] if tables.fs.exists(latest) else None
+    in_use = {tables.read_json(latest)["dt"]} if tables.fs.exists(latest) else set()
+    kept = keep_days or tables.config.retention.tables_days or 0
+    in_use |= {serving for day in tables.days("models")[-kept:] if (serving := serving_day(tables, day)) != day}
     for dataset, setting in _KEPT_BY.items():
         keep = keep_days or getattr(tables.config.retention, setting)
         days = tables.days_with_folders(dataset)
-        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt != in_use)
+        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt not in in_use)
 
 
 def _quiet_for(tables: Tables, folder: str) -> timedelta:

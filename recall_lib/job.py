@@ -67,11 +67,12 @@ class Context:
         inputs = {f"events/dt={day}": self.tables.manifest("events", day)["digest"] for day in days}
         return self.tables.read_days("events", days, schemas.events(self.config.features)), inputs
 
-    def vocab(self) -> tuple[Any, str]:
-        """The vocabulary of this day and its fingerprint (DataRefused if it is not published)."""
+    def vocab(self, day: str | None = None) -> tuple[Any, str]:
+        """The vocabulary of this day, or of another, and its fingerprint (DataRefused if it is not published)."""
         from recall_lib import schemas
 
-        return self.tables.read("vocab", self.dt, schemas.VOCAB), self.tables.manifest("vocab", self.dt)["digest"]
+        day = day or self.dt
+        return self.tables.read("vocab", day, schemas.VOCAB), self.tables.manifest("vocab", day)["digest"]
 
     def say(self, text: str) -> None:
         """A line of progress."""

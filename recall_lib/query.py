@@ -130,12 +130,13 @@ def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answe
     clicks = np.array([place for place in places if place is not None], np.int64)
     if not len(clicks):
         return most_clicked(tables, dt, n)
-    towers, meta = load_model(fetch_published(tables, "models", dt))
+    serving = fingerprints.serving_day(tables, dt)
+    towers, meta = load_model(fetch_published(tables, "models", serving))
     features, samples = Features(**meta["features"]), Samples(**meta["samples"] | {"negatives_per_positive": 0})
     of_items: dict[str, Ragged] = {}
     if tables.config.model.asks_for_items and features.item:
-        fingerprints.items_of_vocab(tables, dt)
-        of_items = read_item_features(tables.files("items", dt), [f.name for f in features.item], len(items.vectors))
+        fingerprints.items_of_vocab(tables, serving)
+        of_items = read_item_features(tables.files("items", serving), [f.name for f in features.item], len(items.vectors))
     users = infer(towers, window_of(clicks, of_items, features, samples))
     seen = _ragged([np.unique(clicks).tolist()]) if tables.config.top_n.filter_seen else None
     found, scores = items.search(users, n, seen)
@@ -180,7 +181,8 @@ def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
 
 
 def _require_index(tables: Tables, dt: str) -> None:
-    fingerprints.require_stamp(tables, fingerprints.model_of_vocab(tables, dt), "index", dt)
+    stamp = fingerprints.model_of_vocab(tables, fingerprints.serving_day(tables, dt))
+    fingerprints.require_stamp(tables, stamp, "index", dt)
 
 
 def _values(lists: Ragged | None, item: int) -> list[int]:

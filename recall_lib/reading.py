@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyspark.sql import functions as F
 from recall_lib import schemas
 from recall_lib.errors import DataRefused
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.inference.fingerprints import serving_day
 from recall_lib.io import raw
 from recall_lib.io.tables import EMPTY_DIGEST, content_digests
 from recall_lib.job import Context
@@ -30,7 +32,7 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     """
     config = ctx.config
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
+    vocab, inputs["vocab"] = ctx.vocab(serving_day(ctx.tables, ctx.dt))
     if config.input.users:
         wanted = _wanted_users(ctx)
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
@@ -38,7 +40,17 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     clicks = encode(tie_breaker(events), vocab, config.features)
     clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
-    return samples.histories(clicks, _partitions(ctx), config.features, config.samples), inputs
+    return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+
+
+def with_priors(ctx: Context, items: DataFrame) -> DataFrame:
+    """Items (item_index, item_id) with the `prior` that items/dt has for each of them; the least for one that it lacks."""
+    table = ctx.tables.read("items", ctx.dt, schemas.items(ctx.config.features)).select("item_index", "prior")
+    # By id: the items may be numbered by the vocabulary of another day.
+    priors = table.join(known_items(ctx.vocab()[0]), "item_index").select("item_id", "prior")
+    least = priors.agg(F.min("prior").alias("least"))
+    found = items.join(priors, "item_id", "left").crossJoin(F.broadcast(least))
+    return found.select("item_index", "item_id", F.coalesce("prior", "least").alias("prior"))
 
 
 def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
@@ -55,21 +67,21 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
     Raises:
         DataRefused: a list lacks the column of the ids, or the lists leave no item.
     """
-    config, (vocab, _) = ctx.config, ctx.vocab()
-    items, inputs = known_items(vocab), {}
+    config, serving = ctx.config, serving_day(ctx.tables, ctx.dt)
+    items, inputs = known_items(ctx.vocab(serving)[0]), {}
     for name, path, join in (("allow", config.top_n.allow, "left_semi"), ("deny", config.top_n.deny, "left_anti")):
         if path:
             ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
             inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
             items = items.join(ids, "item_id", join)
-    allowed = np.arange(ctx.tables.manifest("vocab", ctx.dt)["sizes"][ITEM_ID]) >= FIRST_INDEX
+    allowed = np.arange(ctx.tables.manifest("vocab", serving)["sizes"][ITEM_ID]) >= FIRST_INDEX
     if not inputs:
         return allowed, inputs
     allowed[:] = False
     allowed[items.select("item_index").toPandas()["item_index"]] = True
     if not allowed.any():
         raise DataRefused(
-            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of vocab/dt={ctx.dt}: check the "
+            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of vocab/dt={serving}: check the "
             f"ids in column {config.input.item_columns.item_id} of these tables"
         )
     return allowed, inputs
@@ -87,30 +99,49 @@ def _wanted_users(ctx: Context) -> DataFrame:
     return _read_ids(ctx, settings.users or "", settings.columns.user_id, "input.users").toDF("user_id")
 
 
-def _partitions(ctx: Context) -> int:
-    return partitions_for(ctx.tables.manifest("vocab", ctx.dt)["train_clicks"])
+def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
+    """Partitions for all clicks before dt, whatever part of them the vocabulary counts."""
+    clicks = ctx.tables.manifest("vocab", ctx.dt)["train_clicks"]
+    if ctx.config.samples.look_back_days:
+        clicks = sum(ctx.tables.manifest("events", day)["rows"] for day in ctx.tables.days("events") if day < ctx.dt)
+    return partitions_for(clicks, multiple_of)
 
 
 # Of a row without a click: earlier than any time or position.
 _BEFORE_ALL = -(1 << 62)
 
 
-def test_of_day(ctx: Context) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
-    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored."""
-    config = ctx.config
+def test_of_day(ctx: Context, vocab_day: str) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored.
+
+    `vocab_day`: of the vocabulary.
+    """
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
+    vocab, inputs["vocab"] = ctx.vocab(vocab_day)
     inputs[f"events/dt={ctx.dt}"] = ctx.tables.manifest("events", ctx.dt)["digest"]
     firsts = _first_clicks(ctx)
-    clicks = tie_breaker(events).withColumn("of_day", F.lit(False)).unionByName(firsts.withColumn("of_day", F.lit(True)))
-    clicks = encode(clicks, vocab, config.features)
-    clicks = samples.columns(clicks, config.features, F.col("of_day"), own_ages=False)
-    frame = samples.samples_of_day(clicks, _partitions(ctx), config.features, config.samples)
+    clicks = tie_breaker(events).withColumn("flag", F.lit(False)).unionByName(firsts.withColumn("flag", F.lit(True)))
+    frame = _test_rows(ctx, clicks, vocab)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
         "users_repeat": repeated_users(firsts, events).count(),
     }
     return frame, inputs, facts
+
+
+def _last_clicks(ctx: Context, vocab_day: str) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+    """Protocol `last_click`: each user's last click with those before it, its inputs, and no further facts."""
+    events, inputs = ctx.history()
+    vocab, inputs["vocab"] = ctx.vocab(vocab_day)
+    from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
+    return _test_rows(ctx, tie_breaker(events).withColumn("flag", from_end == 1), vocab), inputs, {}
+
+
+def _test_rows(ctx: Context, clicks: DataFrame, vocab: DataFrame) -> DataFrame:
+    """schemas.runs of clicks whose `flag` marks the targets."""
+    features, settings = ctx.config.features, ctx.config.samples
+    clicks = samples.columns(encode(clicks, vocab, features), features, F.col("flag"), own_ages=False)
+    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
 
 
 def _first_clicks(ctx: Context) -> DataFrame:
@@ -138,21 +169,28 @@ def _test_inputs(ctx: Context) -> dict[str, str]:
 def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     """The scored test rows, the head of metrics.json, and the inputs' digests.
 
+    Where an earlier day's model serves dt, the rows are made anew with its vocabulary, and not stored.
+
     Raises:
         DataRefused: the split is missing or was made with another vocabulary.
     """
-    tables, protocol, made_from = ctx.tables, ctx.config.evaluation.protocol, _test_inputs(ctx)
-    manifest = tables.manifest("samples", ctx.dt, split=TEST)
-    if not made_from.items() <= manifest["inputs"].items():
-        raise DataRefused(f"samples/dt={ctx.dt}/split=test was made from other tables: run `recall samples --dt {ctx.dt}`")
-    test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features), split=TEST)
-    head = {"protocol": protocol, "status": "final", "users_new": manifest.get("users_new", 0), "users_repeat": 0}
+    tables, protocol, serving = ctx.tables, ctx.config.evaluation.protocol, serving_day(ctx.tables, ctx.dt)
+    facts: Mapping[str, Any]
+    if serving == ctx.dt:
+        made_from, facts = _test_inputs(ctx), tables.manifest("samples", ctx.dt, split=TEST)
+        if not made_from.items() <= facts["inputs"].items():
+            raise DataRefused(f"samples/dt={ctx.dt}/split=test was made from other tables: run `recall samples --dt {ctx.dt}`")
+        test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features), split=TEST)
+        made_from["samples"] = facts["digest"]
+    else:
+        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, serving)
+    head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
         events, _ = ctx.history()
         test = test.join(repeated_users(_first_clicks(ctx), events), "user_id", "left_anti")
-        head["users_repeat"] = manifest["users_repeat"]
-    return test, head, made_from | {"samples": manifest["digest"]}
+        head["users_repeat"] = facts["users_repeat"]
+    return test, head, made_from
 
 
 def training_clicks(ctx: Context) -> DataFrame:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from recall_lib import log
@@ -39,7 +40,10 @@ _MADE_WITH = {
     "top_n": ("top_n",),
     "metrics": ("evaluation",),
 }
-_HOW_NOT_WHAT = {"resume", "launcher", "device"}  # settings that make the same in another way
+# Settings that make the same in another way, and those that differ along a chain of days.
+_HOW_NOT_WHAT = {"resume", "launcher", "device", "init", "scratch_every"}
+# What is of the day's own vocabulary; everything else is inferred with the serving day's model and vocabulary.
+_OF_ITS_OWN = ("events", "vocab", "items", "samples", "models", "popular")
 
 Manifests = Mapping[str, Mapping[str, Any]]
 Table = list[tuple[str, ...]]  # below its head
@@ -110,7 +114,8 @@ class Days:
         path = failure_file(self.tables, dt)
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
-        state, why = judge(required, manifests, self.events, dt, failure, ordered)
+        others = self.others(manifests, dt)
+        state, why = judge(required, manifests, self.events, dt, failure, ordered, others)
         if state in (PUBLISHED, STALE) and (settings := self._other_settings(required, manifests)):
             state, why = STALE, "; ".join(filter(None, (why, f"made with other settings: {', '.join(settings)}")))
         return Day(manifests, failure, state, why)
@@ -123,6 +128,19 @@ class Days:
             for section in sections
             if name in required and _differ(manifests[name].get("config", {}).get(section), ours[section])
         ]
+
+    def others(self, manifests: Manifests, dt: str) -> dict[str, str]:
+        """Digests of what other days have that a day's tables may be made from: {"models/dt=2024-03-03": ...}."""
+        model = manifests.get("models", {})
+        serving = model.get("serving_dt", dt)
+        names = {name for name in model.get("inputs", ()) if "/dt=" in name}
+        names |= {f"{dataset}/dt={serving}" for dataset in ("vocab", "models") if serving != dt}
+        found = {name: self._manifest(*name.split("/dt=")) for name in names}
+        digests = {name: manifest["digest"] for name, manifest in found.items() if manifest}
+        # As with clicks: a model older than all that are stored has passed its retention, and changes no more.
+        oldest = f"models/dt={min(self.tables.days('models'), default='~')}"
+        past = {name: digest for name, digest in model.get("inputs", {}).items() if "models/dt=" <= name < oldest}
+        return past | digests
 
     def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
         """A publication's manifest, None without one."""
@@ -154,6 +172,7 @@ def judge(
     dt: str,
     failure: Mapping[str, Any] | None,
     ordered: bool = True,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, str]:
     """(state, why) of a day.
 
@@ -163,21 +182,28 @@ def judge(
         events: digest of every published day of events.
         failure: a failed backfill's record: it counts until everything required has been published after it.
         ordered: whether the days' clicks are in order of time; else each day has a snapshot of its own.
+        others: what `Days.others` gives.
     """
     absent = [name for name in required if name not in manifests]
     if failure and (absent or any(manifests[name]["published_at"] <= failure["at"] for name in required)):
         return FAILED, f"exit {failure['code']}: {failure['message']}"
     if absent:
         return MISSING, "" if len(absent) == len(required) else f"without {', '.join(absent)}"
-    changed = sorted({name for table in required for name in _changed_inputs(table, manifests, events, dt, ordered)})
+    changed = sorted({name for table in required for name in _changed_inputs(table, manifests, events, dt, ordered, others)})
     return (STALE, f"changed since: {', '.join(changed)}") if changed else (PUBLISHED, "")
 
 
-def _changed_inputs(table: str, manifests: Manifests, events: Mapping[str, str], dt: str, ordered: bool) -> list[str]:
+def _changed_inputs(
+    table: str, manifests: Manifests, events: Mapping[str, str], dt: str, ordered: bool, others: Mapping[str, str]
+) -> list[str]:
     """The inputs of a publication that are published otherwise than it knew them, or not at all."""
     manifest = manifests[table]
     now = {_EVENTS + day: digest for day, digest in events.items()}
     now |= {name: other["digest"] for name, other in manifests.items() if name != "events"}
+    now |= others
+    serving = manifests.get("models", {}).get("serving_dt", dt)
+    if serving != dt and not table.startswith(_OF_ITS_OWN):
+        now |= {name: others.get(f"{name}/dt={serving}", "") for name in ("vocab", "models")}
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
     changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
@@ -220,6 +246,8 @@ def overview(days: Days) -> list[str | Table]:
     for dt in known:
         day = days.day(dt)
         note = f"running: {running[f'dt={dt}']}" if f"dt={dt}" in running else day.why
+        serving = day.manifests.get("models", {}).get("serving_dt", dt)
+        note = "; ".join(filter(None, (f"serves: {serving}" if serving != dt else "", note)))
         rows.append((dt, day.state, *facts(days.tables, dt, day.manifests), note))
     others = [f"{name} is held by {owner}" for name, owner in running.items() if not name.startswith("dt=")]
     latest = f"{days.tables.root}/models/latest.json"
@@ -261,9 +289,10 @@ def details(days: Days, dt: str) -> list[str | Table]:
     owner = locks.holders(days.config.paths.root).get(f"dt={dt}")
     lines += [f"running now: {owner}"] if owner else []
     rows: Table = [("table", "rows", "seconds", "published (UTC)", "run", "digest", "from")]
+    of_other_days = days.others(day.manifests, dt)
     ordered = days.config.input.ordering == "time"
     for name, manifest in sorted(day.manifests.items(), key=lambda found: found[1]["published_at"]):
-        changed = _changed_inputs(name, day.manifests, days.events, dt, ordered)
+        changed = _changed_inputs(name, day.manifests, days.events, dt, ordered, of_other_days)
         clicks = [key for key in manifest["inputs"] if key.startswith(_EVENTS)]
         others = [key for key in manifest["inputs"] if key not in clicks]
         source = ([f"{len(clicks)} days of events"] if clicks else []) + others
@@ -275,4 +304,7 @@ def details(days: Days, dt: str) -> list[str | Table]:
         lines.append(rows)
         model, validation, test, seconds = facts(days.tables, dt, day.manifests)
         lines.append(f"model {model}, validation ndcg@10 {validation}, test hr@10 {test}, {seconds} s in all")
+    if trained := day.manifests.get("models"):
+        hit_share = figure((trained.get("validation") or {}).get("hr@10"))
+        lines.append(f"init: {trained.get('init', '-')}, validation hr@10 {hit_share}, serves: {trained.get('serving_dt', dt)}")
     return lines

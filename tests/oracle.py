@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
@@ -98,11 +99,14 @@ def sample(
     }
 
 
-def samples(clicks: list[Click], config: Any, validates: Set[str] = frozenset()) -> dict[str, list[dict[str, Any]]]:
+def samples(
+    clicks: list[Click], config: Any, validates: Set[str] = frozenset(), since: float = -math.inf
+) -> dict[str, list[dict[str, Any]]]:
     """Every sample per split of the clicks before the hold-out, subsampling and negatives left out.
 
     Args:
         validates: with protocol `day`, the users whose last click is validation.
+        since: no click before it is counted for the vocabulary or is a training target.
     """
     by_day = config.evaluation.protocol == "day"
     users = {
@@ -110,14 +114,14 @@ def samples(clicks: list[Click], config: Any, validates: Set[str] = frozenset())
     }
     train = [click for own, _, _ in users.values() for click in own]
     held_out = [click for _, *held in users.values() for click in held if click]
-    vocab = vocabulary(train, held_out, config)
+    vocab = vocabulary([c for c in train if c.time >= since], [c for c in held_out if c.time >= since], config)
     settings, newest = config.samples, max((click.time for click in train), default=0.0)
     by_time = config.input.ordering == "time"
     found: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for user, (own, validation, test) in users.items():
         tokens = tokens_of(own, vocab["item_id"], settings)
-        targets = range(1, len(tokens))
-        for i in list(targets)[: settings.max_targets_per_user]:
+        targets = [i for i in range(1, len(tokens)) if tokens[i].time >= since]
+        for i in targets[: settings.max_targets_per_user]:
             target = tokens[i]
             assert target is not None
             age = (newest - target.time) / 86400 if by_time else 0.0

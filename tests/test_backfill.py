@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,7 @@ import pytest
 from jobs import events
 from recall_lib import backfill, cli, simulator
 from recall_lib.backfill import TAKEN_UP, Asked, Attempt, Incomplete, days_between, require_published
-from recall_lib.config import Config
+from recall_lib.config import Config, Training
 from recall_lib.errors import UsageError
 from recall_lib.io import locks
 from recall_lib.job import Context
@@ -150,6 +152,44 @@ def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
 def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:
     assert sorted(backfill.run_days(request_of({}, max_active=2), DAYS)) == DAYS
     assert Fake.most == 2
+
+
+@pytest.mark.parametrize("training", [{"init": "yesterday"}, {"max_hr_drop": 0.1}])
+def test_days_that_need_the_one_before_are_run_one_after_another(
+    request_of: Callable[..., Asked], training: dict[str, Any]
+) -> None:
+    request = request_of({}, max_active=2, jobs=None)
+    request = replace(request, config=request.config.model_copy(update={"training": Training(**training)}))
+    with pytest.raises(UsageError, match="--max-active 2: with training"):
+        backfill.run(request)
+    backfill.require_in_order(replace(request, jobs=["vocab"]), DAYS)
+
+
+@pytest.mark.parametrize(
+    ("published", "todo", "every", "refused"),
+    [
+        ([], DAYS, None, DAYS[0]),
+        (["2024-03-01"], DAYS, None, None),
+        ([], DAYS, date(2024, 3, 2).toordinal(), None),  # the first day starts from scratch
+        ([], DAYS, date(2024, 3, 3).toordinal(), DAYS[0]),
+        (["2024-03-01"], [DAYS[0], DAYS[2]], None, DAYS[2]),
+        ([DAYS[1]], [DAYS[2]], None, None),
+    ],
+)
+def test_a_chain_without_a_beginning_is_refused(
+    request_of: Callable[..., Asked], published: list[str], todo: list[str], every: int | None, refused: str | None
+) -> None:
+    request = request_of({}, jobs=None)
+    training = Training(init="yesterday", scratch_every=every)
+    request = replace(request, config=request.config.model_copy(update={"training": training}))
+    for day in published:
+        folder = Path(request.config.paths.root, "models", f"dt={day}")
+        folder.mkdir(parents=True)
+        (folder / "_manifest.json").write_text("{}")
+    if refused is None:
+        return backfill.require_in_order(request, todo)
+    with pytest.raises(UsageError, match=f"starts {refused} from models/dt=.*neither published nor to be run"):
+        backfill.require_in_order(request, todo)
 
 
 def test_days_at_once_share_one_ingestion_at_first(request_of: Callable[..., Asked]) -> None:

@@ -66,6 +66,15 @@ def test_keep_days_takes_the_place_of_retention(tables, tmp_path):
     assert gc(tmp_path, "--keep-days", "0") == 2
 
 
+def test_a_day_whose_model_serves_a_kept_one_stays(tables, tmp_path):
+    with tables.publish_files("models", DAYS[4], facts={"serving_dt": DAYS[2]}):
+        pass
+    with tables.publish_files("models", DAYS[1], facts={"serving_dt": "2023-12-31"}):
+        pass  # past its own retention: whom it was served by does not matter
+    assert gc(tmp_path, "--keep-days", "1") == 0
+    assert {tuple(left(tables, name)) for name in ("models", "samples")} == {(DAYS[0], DAYS[2], DAYS[4])}
+
+
 def test_without_retention_no_day_goes(make_config, tables, tmp_path):
     make_config()
     before = files(tables)

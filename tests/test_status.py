@@ -61,6 +61,34 @@ def test_a_changed_input_makes_it_stale(change: dict[str, Any], events: dict[str
     assert state(whole() | change, events) == (STALE, f"changed since: {why}")
 
 
+YESTERDAY = "2024-01-02"
+
+
+def test_the_model_that_a_day_started_from_is_an_input() -> None:
+    found = whole()
+    found["models"]["inputs"][f"models/dt={YESTERDAY}"] = "m0"
+    assert state(found, others={f"models/dt={YESTERDAY}": "m0"}) == (PUBLISHED, "")
+    for others in ({f"models/dt={YESTERDAY}": "m1"}, {}):
+        assert state(found, others=others) == (STALE, f"changed since: models/dt={YESTERDAY}")
+
+
+def test_what_another_days_model_serves_is_made_from_that_day() -> None:
+    others = {f"models/dt={YESTERDAY}": "m0", f"vocab/dt={YESTERDAY}": "v0"}
+    found = whole() | {
+        "vectors/kind=item": manifest("x", vocab="v0", models="m0"),
+        "popular": manifest("p", vocab="v"),  # of the day's own vocabulary all the same
+    }
+
+    def judged(serving: str, others: dict[str, str]) -> str:
+        return judge(
+            list(found), found | {"models": found["models"] | {"serving_dt": serving}}, EVENTS, DT, None, True, others
+        )[1]
+
+    assert judged(YESTERDAY, others) == ""
+    assert judged(YESTERDAY, others | {f"models/dt={YESTERDAY}": "m1"}) == "changed since: models"
+    assert judged(DT, {}) == "changed since: models, vocab", "it was promoted after all"
+
+
 def test_what_is_no_input_makes_nothing_stale() -> None:
     assert state(whole(), EVENTS | {DT: "other", "2024-01-04": "e4", "2023-12-31": EMPTY_DIGEST}) == (PUBLISHED, "")
     snapshot = {name: found | {"inputs": {f"events/dt={DT}": "e3"}} for name, found in whole().items()}
@@ -134,6 +162,7 @@ def test_overview_and_details(
     said = capsys.readouterr().out
     assert "samples/split=train       2     1.5" in said
     assert "2 days of events, vocab" in said
+    assert "init: -, validation hr@10 -, serves: 2024-01-03" in said
 
 
 @pytest.mark.parametrize(

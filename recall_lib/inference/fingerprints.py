@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from recall_lib.io.tables import Tables
 
 
+def serving_day(tables: Tables, dt: str) -> str:
+    """The day whose model and vocabulary everything of dt is inferred with.
+
+    It is dt itself, also while no model of dt is published, or the earlier day whose model goes on serving because that of dt
+    was not promoted (training.max_hr_drop).
+    """
+    return str(tables.manifest("models", dt).get("serving_dt", dt)) if tables.find("models", dt) else dt
+
+
 def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
     """{model_version, vocab} of a day: what everything made by the model is stamped with.
 

@@ -240,6 +240,7 @@ class Tables:
         splits: list[str],
         *,
         inputs: Mapping[str, str],
+        facts: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Publish what executors write themselves, a publication per listed split.
 
@@ -247,6 +248,7 @@ class Tables:
             write: as `frame` of `publish`.
             schema: of the files.
             inputs: digest of each publication it was made from, by name.
+            facts: further ones for the manifest of every split.
 
         Returns:
             The manifest of each split.
@@ -262,7 +264,7 @@ class Tables:
                     dataset,
                     dt,
                     {"split": split},
-                    _described(contents.get(split), {"inputs": dict(inputs)}),
+                    _described(contents.get(split), {"inputs": dict(inputs), **(facts or {})}),
                 )
                 for split in splits
             ]
@@ -409,11 +411,12 @@ class Tables:
                 values[name] = values.get(name, 0) + leaf.num_values
         return {"rows": meta.num_rows, "row_groups": [group.num_rows for group in groups], "values": values}
 
-    def point_to_latest(self, dataset: str, dt: str, **facts: str) -> None:
-        """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill)."""
+    def point_to_latest(self, dataset: str, dt: str, *, in_place_of: str | None = None, **facts: str) -> None:
+        """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill), unless it names `in_place_of`."""
         path = f"{self.root}/{dataset}/latest.json"
         with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the look to the move
-            if self.fs.exists(path) and self.read_json(path)["dt"] > dt:
+            now = self.read_json(path)["dt"] if self.fs.exists(path) else ""
+            if now > dt and now != in_place_of:
                 return
             self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
             self.fs.mv(f"{path}.tmp", path)

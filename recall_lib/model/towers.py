@@ -88,6 +88,14 @@ class YouTubeDNN(nn.Module):
             table.weight[PADDING] = 0
         return table
 
+    def rows_of_features(self) -> dict[str, str]:
+        """Names of the parameters that have a row an id, and the feature that the ids are of."""
+        found = {f"tables.user_{name}.weight": name for name in self.user_features}
+        found |= {f"tables.bag_{name}.weight": name for name in self.item_features}
+        found |= dict.fromkeys(("item_table.weight", "output_table.weight", "item_bias"), ITEM_ID)
+        own = {name for name, _ in self.named_parameters()}
+        return {name: feature for name, feature in found.items() if name in own}
+
     def _weight(self, kind: str, name: str) -> Tensor:
         return self.tables.get_parameter(f"{kind}_{name}.weight")
 

@@ -30,6 +30,7 @@ from recall_lib.training.journal import Journal
 from recall_lib.training.ranking import K, evaluate, mean_user
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.spec import TrainSpec
+from recall_lib.training.warm_start import carry_over
 
 METRIC = f"ndcg@{K}"
 _RECORDS = 200  # of the loss, in a whole run
@@ -279,6 +280,7 @@ def _windows(
 
 
 def _model(spec: TrainSpec) -> YouTubeDNN:
+    """A model with its first weights."""
     content = None
     if spec.model.item_rows != "own":
         known = read_item_features(spec.items, [feature.name for feature in spec.features.item], spec.sizes[ITEM_ID])
@@ -286,7 +288,10 @@ def _model(spec: TrainSpec) -> YouTubeDNN:
             n: (torch.from_numpy(lists.values.copy()).long(), torch.from_numpy(lists.offsets)) for n, lists in known.items()
         }
     sparse = spec.training.gradients == "rows"
-    return YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content, sparse=sparse)
+    model = YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content, sparse=sparse)
+    if spec.first:
+        carry_over(model, spec.first, spec)
+    return model
 
 
 def _optimizers(model: YouTubeDNN, settings: Training) -> list[torch.optim.Optimizer]:

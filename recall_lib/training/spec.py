@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recall_lib.config import Features, Model, Samples, Section, Training
+from recall_lib.errors import DataRefused, UsageError
+
+if TYPE_CHECKING:
+    from recall_lib.io.tables import Tables
 
 
 class SampleFile(Section):
@@ -24,6 +28,38 @@ def sample_files(folder: str, manifest: Mapping[str, Any]) -> list[SampleFile]:
     ]
 
 
+class FirstWeights(Section):
+    """An earlier day's model, to start from."""
+
+    dt: str
+    version: str
+    folder: str  # address of models/dt
+    vocab: tuple[str, ...]  # addresses of the files of the vocabulary it was trained on
+
+
+def first_weights(tables: Tables, dt: str) -> FirstWeights | None:
+    """The model that the training of a day starts from (training.init); None: from scratch.
+
+    Raises:
+        UsageError: it is not published, is of other settings, or its vocabulary has been made anew since.
+    """
+    day = tables.config.training.starts_from(dt)
+    if day is None:
+        return None
+    way_out = f"or start {dt} anew with --set training.init=scratch"
+    if not tables.find("models", day):
+        raise UsageError(f"training.init yesterday starts from models/dt={day}, which is not published: run {day}, {way_out}")
+    try:
+        model = tables.require_settings("models", day, "features", "model", "samples.window_size", "samples.order")
+        vocab = tables.manifest("vocab", day)
+    except DataRefused as error:
+        raise UsageError(f"{error}; {way_out}") from None
+    if vocab["digest"] != model["inputs"]["vocab"]:
+        raise UsageError(f"models/dt={day} was trained on another vocabulary than vocab/dt={day}: run {day} again, {way_out}")
+    folder = tables.uri(tables.folder("models", day))
+    return FirstWeights(dt=day, version=model["version"], folder=folder, vocab=tables.files("vocab", day))
+
+
 class TrainSpec(Section):
     """Everything that decides the weights, and where a stopped run is taken up again."""
 
@@ -38,6 +74,8 @@ class TrainSpec(Section):
     validation: list[SampleFile]
     items: tuple[str, ...] = ()  # addresses of the files of items/dt; empty: the model does not ask for them
     vocab: str  # the vocabulary's fingerprint
+    vocab_files: tuple[str, ...] = ()  # their addresses, asked for where `first` is
+    first: FirstWeights | None = None  # null: weights are drawn
     inputs: str  # digest of the samples
     filter_seen: bool = True  # whether validation, as the top-N table, leaves out what a user has clicked
     checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
@@ -49,6 +87,7 @@ class TrainSpec(Section):
 
     def fingerprint(self) -> str:
         """sha256 of what a checkpoint depends on: neither where files lie nor where the ranks run."""
-        facts = self.model_dump(mode="json", exclude={"train": True, "validation": True, "items": True, "checkpoint": True})
+        places = {"train", "validation", "items", "checkpoint", "vocab_files", "first"}  # what they hold is in `inputs`
+        facts = self.model_dump(mode="json", exclude=places)
         facts["training"] = self.training.model_dump(mode="json", exclude={"resume", "launcher"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

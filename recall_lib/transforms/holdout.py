@@ -19,6 +19,16 @@ def click_order(*, newest_first: bool = False) -> list[Column]:
     return [column.desc() for column in columns] if newest_first else [column.asc() for column in columns]
 
 
+def first_moment(dt: str, days: int | None) -> int | None:
+    """µs at which the last so many days before dt 00:00 UTC begin; null days: null."""
+    return days and int((datetime.fromisoformat(dt).replace(tzinfo=UTC) - timedelta(days=days)).timestamp()) * 1_000_000
+
+
+def not_before(clicks: DataFrame, moment: int | None) -> DataFrame:
+    """The clicks from a moment on, µs; null: all."""
+    return clicks if moment is None else clicks.where(F.col("event_ts") >= F.timestamp_micros(F.lit(moment)))
+
+
 def tie_breaker(events: DataFrame) -> DataFrame:
     """Adds column `tie`: orders clicks that agree in user, time and item but not in their features."""
     rest = [F.col(name) for name in events.columns if name not in ("user_id", "item_id", "event_ts", "position")]

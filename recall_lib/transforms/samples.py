@@ -33,8 +33,9 @@ class Recipe:
     Attributes:
         seed: of all random choices.
         newest_ts: µs of the newest training click; null where clicks have no time.
-        train_clicks: all training clicks, those of filtered items too.
+        train_clicks: all training clicks that the vocabulary counts, those of filtered items too.
         load_counts: gives the training clicks of each item index, where the executor needs them.
+        targets_since: µs of the first click that may be a training target; null: all may.
     """
 
     features: Features
@@ -44,6 +45,7 @@ class Recipe:
     newest_ts: int | None
     train_clicks: int
     load_counts: Callable[[], Ints]
+    targets_since: int | None = None
 
 
 def columns(clicks: DataFrame, features: Features, flag: Column, *, own_ages: bool) -> DataFrame:
@@ -109,7 +111,7 @@ def _split_samples(table: pa.Table, recipe: Recipe) -> Iterator[tuple[str, pa.Re
     if settings.negatives_per_positive:
         weights = sampling_weights(recipe.load_counts(), settings.negatives_alpha)
         own = kernels.distinct(users.user[tokens.values], users.item[tokens.values], len(users.ids))
-    target = kernels.targets(users, tokens, starts, settings, keep)
+    target = kernels.targets(users, tokens, starts, settings, keep, recipe.targets_since)
     rows = kernels.training_rows(users, tokens, starts, target, _ages(users, recipe.newest_ts), settings)
     k = settings.negatives_per_positive
     for batch in kernels.batches(users, rows, recipe.features, negatives=k, weights=weights, own=own):

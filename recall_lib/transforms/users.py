@@ -165,15 +165,25 @@ def training_tokens(users: Users, trains: Bools, settings: Samples) -> tuple[Rag
     return tokens, starts
 
 
-def targets(users: Users, tokens: Ragged, starts: Bools, settings: Samples, keep: npt.NDArray[np.float64] | None) -> Bools:
+def targets(
+    users: Users,
+    tokens: Ragged,
+    starts: Bools,
+    settings: Samples,
+    keep: npt.NDArray[np.float64] | None,
+    since: int | None = None,
+) -> Bools:
     """3.2, 3.4, 3.5: whether each token is a target.
 
     Args:
         keep: the probability of each item index to be kept as a target; null: all are.
+        since: µs before which no click is one; null: all may be.
     """
     user = users.user[tokens.values]
     target = np.ones(len(user), bool)
     target[tokens.offsets[:-1][~starts & (tokens.lengths > 0)]] = False  # a user's first token
+    if since is not None:
+        target &= users.order[tokens.values] >= since
     if keep is not None:
         nth = tokens.values - users.offsets[user]
         with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
 """`make quality`: models on real logs beside published figures; a model a row, also as build/quality/<row>.json.
 
 A row is made from the raw log by one `recall pipeline`; "seconds" are those of all its stages, the Spark session's start
-and the top-N table included.
+and the top-N table included; "training" those of the training alone.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Row:
         dt: the day it is for.
         overrides: as after `--set`.
         model_of: the row whose model is scored once more, with `overrides` beside that row's own; None: it trains its own.
+        after: the day before, whose model is trained from scratch at first, with the same overrides.
+        beside: the row whose first measure and training time this one's are compared with.
     """
 
     name: str
@@ -56,8 +58,11 @@ class Row:
     measures: tuple[Measure, ...]
     overrides: tuple[str, ...] = ()
     model_of: str | None = None
+    after: str | None = None
+    beside: str | None = None
 
 
+GLOBO = ("globo", "conf/globo.yaml", "2017-10-16")
 ML_1M = ("ml-1m", "conf/ml1m.yaml", "2003-02-28")
 _DEEPMATCH = (Measure("hr@50", "DeepMatch YoutubeDNN .337", 0.250, 0.337),)
 _GLOBO = (("hr@10", 0.1547, 0.165), ("hr@50", 0.1953, 0.215), ("hr@200", 0.2172, 0.250))
@@ -106,10 +111,17 @@ ROWS = (
     Row("beauty_best", "beauty", "conf/beauty.yaml", "2014-07-23", (Measure("hr@10", "eSASRec .0928", 0.0650, 0.0928),)),
     Row(
         "globo_day",
-        "globo",
-        "conf/globo.yaml",
-        "2017-10-16",
+        *GLOBO,
         tuple(Measure(key, f"last hour's popularity {popular:.4f}", popular, hoped) for key, popular, hoped in _GLOBO),
+    ),
+    Row("globo_scratch", *GLOBO, (Measure("hr@10"), Measure("hr@50")), ("model.recency=null",)),
+    Row(
+        "globo_yesterday",
+        *GLOBO,
+        (Measure("hr@10"), Measure("hr@50")),
+        ("model.recency=null", "training.init=yesterday"),
+        after="2017-10-15",
+        beside="globo_scratch",
     ),
 )
 
@@ -127,6 +139,10 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # Spark, its workers and training ranks inherit them
     found = {row.name: measure(row, args.data.resolve()) for row in rows}
     print("\n" + table(rows, found))
+    for row in rows:
+        earlier = FOLDER / f"{row.beside}.json"
+        if row.beside and (row.beside in found or earlier.exists()):
+            print(comparison(row, {row.beside: json.loads(earlier.read_text(encoding="utf-8"))} | found))
 
 
 def measure(row: Row, data: Path) -> dict[str, Any]:
@@ -138,6 +154,9 @@ def measure(row: Row, data: Path) -> dict[str, Any]:
     began = time.monotonic()
     if row.model_of is None:
         shutil.rmtree(_root(row), ignore_errors=True)  # a table or checkpoint of an earlier run would shorten this one
+        if row.after:
+            days = ["--start", row.after, "--end", row.dt, "--jobs", "events,vocab,items,samples,train"]
+            recall("backfill", row, data, *days, "--set", "training.init=scratch")
         recall("pipeline", row, data)
     else:
         trained = next(one for one in ROWS if one.name == row.model_of)
@@ -148,17 +167,20 @@ def measure(row: Row, data: Path) -> dict[str, Any]:
     tables = Tables(settings(row, data))
     metrics = tables.read_json(f"{tables.folder('metrics', row.dt)}/metrics.json")
     said = {"seconds": round(seconds, 1), "config": row.config, "overrides": list(row.overrides), "dt": row.dt}
+    training = tables.manifest("models", row.dt)
+    said["training"] = {key: training[key] for key in ("seconds", "steps", "targets", "init")}
     found = {**metrics, **said, "settings": tables.manifest("metrics", row.dt)["config"]}
     found["machine"] = machine() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     (FOLDER / f"{row.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def recall(job: str, row: Row, data: Path) -> None:
-    """Run a job for a row, in a process of its own; what it says is printed as it comes."""
-    command = [sys.executable, "-m", "recall_lib.cli", job, "--config", str(ROOT / row.config), "--dt", row.dt]
+def recall(job: str, row: Row, data: Path, *arguments: str) -> None:
+    """Run a job for a row's day, or with other arguments, in a process of its own; what it says is printed as it comes."""
+    command = [sys.executable, "-m", "recall_lib.cli", job, "--config", str(ROOT / row.config)]
     for override in overrides(row, data):
         command += ["--set", override]
+    command += arguments or ("--dt", row.dt)
     print(f"{row.name}: recall {' '.join(command[3:])}", flush=True)
     code = subprocess.call(command, cwd=ROOT)
     if code:
@@ -188,15 +210,33 @@ def _root(row: Row) -> Path:
 
 def table(rows: list[Row], found: dict[str, dict[str, Any]]) -> str:
     """The rows' measures in columns."""
-    cells = [("row", "measure", "published", "at least", "hoped for", "ours", "seconds")]
+    cells = [("row", "measure", "published", "at least", "hoped for", "ours", "seconds", "training")]
     for row in rows:
         result = found[row.name]
         for one in row.measures:
             figures = (one.at_least, one.hoped_for, result["model"][one.key])
             shown = ["-" if figure is None else f"{figure:.4f}" for figure in figures]
-            cells.append((row.name, one.key, one.published, *shown, f"{result['seconds']:.0f}"))
+            seconds = (f"{result['seconds']:.0f}", f"{result['training']['seconds']:.0f}")
+            cells.append((row.name, one.key, one.published, *shown, *seconds))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def comparison(row: Row, found: dict[str, dict[str, Any]]) -> str:
+    """A row's first measure and training time as shares of those of the row that it stands beside."""
+    key = row.measures[0].key
+    ours, theirs = found[row.name], found[str(row.beside)]
+    quality = ours["model"][key] / theirs["model"][key]
+    time_share = ours["training"]["seconds"] / theirs["training"]["seconds"]
+    kept = "kept" if quality >= _LEAST_QUALITY and time_share <= _MOST_TIME else "MISSED"
+    return (
+        f"{row.name}: {quality:.3f} of {row.beside}'s {key} in {time_share:.3f} of its training time "
+        f"(at least {_LEAST_QUALITY} in at most {_MOST_TIME}: {kept})"
+    )
+
+
+# What a day that starts from the one before must reach of the same day from scratch.
+_LEAST_QUALITY, _MOST_TIME = 0.98, 0.5
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -23,7 +24,8 @@ def test_rows_fit_the_settings_and_the_metrics(row, tmp_path):
     assert config.input.path == str(tmp_path / row.data)
     assert {one.key for one in row.measures} <= BLOCK.keys()
     assert config.evaluation.protocol == ("day" if row.data == "globo" else "last_click")
-    assert config.top_n.filter_seen == (row.name in ("ml1m_best", "ml1m_30min", "beauty_best", "globo_day"))
+    filters = row.name in ("ml1m_best", "ml1m_30min", "beauty_best") or row.data == "globo"
+    assert config.top_n.filter_seen == filters
     if row.model_of:
         trained = next(one for one in run.ROWS if one.name == row.model_of)
         assert (row.data, row.config, row.dt) == (trained.data, trained.config, trained.dt)
@@ -52,7 +54,8 @@ def commands(tmp_path, monkeypatch):
         args = parser.parse_args(rest)
         tables = Tables(load_config(args.config, args.overrides))
         if job == "pipeline":
-            with tables.publish_files("models", args.dt) as folder:
+            facts = {"seconds": 3.5, "steps": 7, "targets": 70, "init": "scratch"}
+            with tables.publish_files("models", args.dt, facts=facts) as folder:
                 (folder / "model.json").write_text("{}")
         with tables.publish_files("metrics", args.dt) as folder:
             (folder / "metrics.json").write_text(json.dumps({"users": 4, "model": BLOCK}))
@@ -102,13 +105,40 @@ def test_a_failed_command_ends_it(commands, tmp_path, monkeypatch):
 
 
 def test_table():
-    lines = run.table([BEST, AGAIN], {name: {"model": BLOCK, "seconds": 61.2} for name in ("best", "again")}).splitlines()
-    assert [line.split()[-4:] for line in lines[1:]] == [
-        ["0.2500", "0.7500", "0.5000", "61"],
-        ["-", "-", "0.7500", "61"],
-        ["-", "-", "0.5000", "61"],
+    result = {"model": BLOCK, "seconds": 61.2, "training": {"seconds": 20.4}}
+    lines = run.table([BEST, AGAIN], dict.fromkeys(("best", "again"), result)).splitlines()
+    assert [line.split()[-5:] for line in lines[1:]] == [
+        ["0.2500", "0.7500", "0.5000", "61", "20"],
+        ["-", "-", "0.7500", "61", "20"],
+        ["-", "-", "0.5000", "61", "20"],
     ]
     assert len({line.index(word) for line, word in zip(lines, ("ours", "0.5000", "0.7500", "0.5000"), strict=True)}) == 1
+
+
+@pytest.mark.parametrize(("share", "seconds", "verdict"), [(0.98, 5.0, "kept"), (0.97, 5.0, "MISSED"), (1.1, 5.1, "MISSED")])
+def test_a_row_beside_another(share, seconds, verdict):
+    row = replace(AGAIN, beside="best")
+    found = {
+        "best": {"model": {"hr@10": 0.5}, "training": {"seconds": 10.0}},
+        "again": {"model": {"hr@10": 0.5 * share}, "training": {"seconds": seconds}},
+    }
+    said = run.comparison(row, found)
+    assert said.startswith(f"again: {share:.3f} of best's hr@10 in {seconds / 10:.3f} of its training time")
+    assert said.endswith(f"{verdict})")
+
+
+def test_the_day_before_is_trained_first_and_from_scratch(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(run, "FOLDER", tmp_path / "quality")
+    monkeypatch.setattr(run.subprocess, "call", lambda command, cwd: ran.append(command) or 1)
+    row = next(row for row in run.ROWS if row.after)
+    with pytest.raises(SystemExit):
+        run.measure(row, tmp_path)
+    (command,) = ran
+    assert command[3] == "backfill"
+    assert [command[command.index(name) + 1] for name in ("--start", "--end")] == ["2017-10-15", "2017-10-16"]
+    assert command.index("training.init=yesterday") < command.index("training.init=scratch"), "the last one counts"
+    assert {row.beside for row in run.ROWS} <= {None, *(row.name for row in run.ROWS)}
 
 
 def test_data_must_be_there(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ FEATURES = Features(
 )
 SAMPLES = Samples(window_size=4)
 ITEMS = 22  # ids, 0 and 1 included
+Vocabulary = dict[str, list[str]]  # per feature the values of ids 2, 3, ...
+
+VALUES: Vocabulary = {
+    "item_id": [f"i{n}" for n in range(20)],
+    "city": ["a", "b", "c"],
+    "category": ["k", "l", "m", "n"],
+    "tags": [f"t{n}" for n in range(7)],
+}
 SIZES = {"item_id": ITEMS, "city": 5, "category": 6, "tags": 9}
 
 
@@ -76,3 +85,15 @@ def make_spec(train: list[SampleFile], validation: list[SampleFile], **settings:
         validation=validation,
         **{"seed": 1, "vocab": "v", "inputs": "i"} | settings,
     )
+
+
+def write_vocab(folder: Path, values: Vocabulary) -> tuple[str, ...]:
+    """Two files, rows in no order, with the row of what is unknown that a feature may have."""
+    rows = [{"feature": f, "index": 2 + n, "value": v, "count": 5} for f, own in values.items() for n, v in enumerate(own)]
+    rows += [{"feature": "city", "index": 1, "value": None, "count": 3}]
+    random.Random(3).shuffle(rows)
+    folder.mkdir(parents=True)
+    kinds = {"feature": pa.string(), "index": pa.int32(), "value": pa.string(), "count": pa.int64()}
+    for part in range(2):
+        pq.write_table(pa.Table.from_pylist(rows[part::2], pa.schema(kinds.items())), folder / f"{part}.parquet")
+    return tuple(f"file://{folder}/{part}.parquet" for part in range(2))

@@ -17,8 +17,8 @@ from recall_lib.io import locks
 from recall_lib.model import checkpoint
 from recall_lib.training.launch import launch
 from recall_lib.training.ranks import local_rendezvous
-from recall_lib.training.spec import TrainSpec
-from tests.training.synthetic import make_spec, sequences, write_runs
+from recall_lib.training.spec import FirstWeights, TrainSpec
+from tests.training.synthetic import VALUES, make_spec, sequences, write_runs, write_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"log.jsonl", "model.json", "model.safetensors"}
@@ -88,11 +88,17 @@ WORKER = """
 """
 
 
-@pytest.mark.parametrize("gradients", ["dense", "rows"])
-def test_ranks_have_the_same_weights(tmp_path: Path, gradients: str) -> None:
+@pytest.mark.parametrize(("gradients", "warm"), [("dense", False), ("rows", False), ("dense", True)])
+def test_ranks_have_the_same_weights(tmp_path: Path, gradients: str, warm: bool) -> None:
     spec = tmp_path / "spec.json"
-    training = {"loss": "sampled_softmax", "launcher": "horovod", "ranks": 2, "gradients": gradients}
-    spec.write_text(spec_of(tmp_path, **training).model_dump_json())
+    training = {"loss": "sampled_softmax", "launcher": "horovod", "ranks": 2, "gradients": gradients, "learning_rate": 0.001}
+    wanted = spec_of(tmp_path, **training)
+    if warm:
+        facts, _ = launched(spec_of(tmp_path, epochs=1), tmp_path / "before")
+        vocab, folder = write_vocab(tmp_path / "vocab", VALUES), f"file://{tmp_path}/before"
+        start = FirstWeights(dt="2024-03-03", version=facts["version"], folder=folder, vocab=vocab)
+        wanted = wanted.model_copy(update={"first": start, "vocab_files": vocab})
+    spec.write_text(wanted.model_dump_json())
     out = tmp_path / "out"
     out.mkdir()
     with local_rendezvous(2) as environments:
@@ -104,6 +110,10 @@ def test_ranks_have_the_same_weights(tmp_path: Path, gradients: str) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+    if warm:
+        # 7 small steps from the earlier model's weights; drawn ones are farther away.
+        before = checkpoint.load(tmp_path / "before")[0].state_dict()["item_table.weight"]
+        assert (first["item_table.weight"] - before).abs().max() < 0.02
 
 
 def test_the_rendezvous_listens_on_the_loopback_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
 
@@ -67,8 +68,8 @@ def key(sample: dict) -> str:
     return json.dumps({**sample, "example_age": round(sample["example_age"], 4)}, sort_keys=True, ensure_ascii=False)
 
 
-def assert_equal_samples(config, clicks: list[Click]) -> None:
-    for split, expected in samples(clicks, config).items():
+def assert_equal_samples(config, clicks: list[Click], since: float = -math.inf) -> None:
+    for split, expected in samples(clicks, config, since=since).items():
         found = [{k: v for k, v in s.items() if k != "negatives"} for s in dumped(config, split)]
         assert Counter(map(key, found)) == Counter(map(key, expected)), split
         assert split == "test" or expected, "the log must say something"
@@ -99,6 +100,18 @@ def test_rows(name, settings, make_config, write_log, run_jobs):
     config = make_config(input=ROWS, features=FEATURES, samples=settings, model={"tower": [8]})
     assert run_all_days(config, run_jobs, clicks)
     assert_equal_samples(config, clicks)
+
+
+def test_a_look_back_window_counts_and_trains_on_its_own_days_alone(make_config, write_log, run_jobs):
+    clicks = random_clicks(4)
+    write_rows(write_log, clicks)
+    settings = {"window_size": 6, "max_targets_per_user": 5, "look_back_days": 103}
+    config = make_config(input=ROWS, features=FEATURES, samples=settings, model={"tower": [8]})
+    assert run_all_days(config, run_jobs, clicks)
+    since = 1_709_251_200 - 103 * 86_400 - 1_700_000_000  # DT 00:00 UTC less 103 days, in the clicks' own time
+    assert 0.3 < sum(c.time < since for c in clicks) / len(clicks) < 0.8
+    assert_equal_samples(config, clicks, since)
+    assert any(len(s["history"]) == 6 for s in dumped(config, "train")), "histories reach further back"
 
 
 def run_all_days(config, run_jobs, clicks):

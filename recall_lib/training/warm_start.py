@@ -1,0 +1,92 @@
+"""Weights carried over from an earlier day's model (training.init `yesterday`): a row of a table goes with its value.
+
+Two days' vocabularies give the same value different ids, so that rows are moved, not copied. Rows of values that are gone are
+dropped, those of new values stay as they were drawn; everything else is copied. The optimiser starts fresh.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from fsspec.core import url_to_fs
+
+from recall_lib.errors import DataRefused
+from recall_lib.ids import FIRST_INDEX
+from recall_lib.model import checkpoint
+from recall_lib.model.towers import YouTubeDNN
+from recall_lib.training.spec import FirstWeights, TrainSpec
+
+
+@torch.no_grad()
+def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
+    """Give a model whose weights have been drawn those of an earlier one.
+
+    Args:
+        model: of the same settings as the earlier one, on the CPU.
+        first: the earlier one.
+        spec: of the training run: its vocabulary and the sizes.
+
+    Raises:
+        DataRefused: the earlier model has been published again.
+    """
+    before = _load(first)
+    hashed = {feature.name for feature in (*spec.features.user, *spec.features.item) if feature.buckets}
+    ids = {
+        name: np.arange(size) if name in hashed else previous_ids(first.vocab, spec.vocab_files, name, size)
+        for name, size in spec.sizes.items()
+    }
+    features = model.rows_of_features()
+    for name, weights in model.named_parameters():
+        if name in features:
+            earlier = torch.from_numpy(ids[features[name]])
+            known = earlier >= 0
+            weights[known] = before.get_parameter(name)[earlier[known]]
+        else:
+            weights.copy_(before.get_parameter(name))
+
+
+def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: int) -> npt.NDArray[np.int64]:
+    """The id that the value of each id had in an earlier vocabulary, [size]; -1 for a value that it lacks.
+
+    Args:
+        before: the Parquet files of the earlier schemas.VOCAB table.
+        now: those of the later one.
+        feature: whose values.
+        size: ids in the later one, 0 and 1 included; these two stay what they are.
+    """
+    then, ours = _values(before, feature), _values(now, feature)
+    place = pc.index_in(ours["value"], value_set=then["value"].combine_chunks())
+    found = np.full(size, -1)
+    found[:FIRST_INDEX] = np.arange(FIRST_INDEX)
+    known = place.is_valid()
+    found[ours["index"].filter(known).to_numpy()] = then["index"].take(place.drop_null()).to_numpy()
+    return found
+
+
+def _values(files: Sequence[str], feature: str) -> pa.Table:
+    """index, value of a feature's known values."""
+    parts = []
+    for name in files:
+        fs, path = url_to_fs(name)
+        with fs.open(path, "rb") as file:
+            of_feature = [("feature", "==", feature), ("index", ">=", FIRST_INDEX)]
+            parts.append(pq.read_table(file, columns=["index", "value"], filters=of_feature))
+    return pa.concat_tables(parts)
+
+
+def _load(first: FirstWeights) -> YouTubeDNN:
+    fs, folder = url_to_fs(first.folder)
+    with tempfile.TemporaryDirectory() as local:
+        for name in (checkpoint.WEIGHTS, checkpoint.META):
+            fs.get_file(f"{folder}/{name}", f"{local}/{name}")
+        model, meta = checkpoint.load(local)
+    if meta["version"] != first.version:
+        raise DataRefused(f"models/dt={first.dt} was published again while it was being read: run this job again")
+    return model
