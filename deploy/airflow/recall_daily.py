@@ -90,6 +90,7 @@ with DAG(
     start_date=datetime(2024, 3, 10, tzinfo=timezone.utc),  # noqa: UP017, Airflow 2.4 runs on Python 3.7
     catchup=True,
     max_active_runs=1,  # days in order; two at once would only share the executors
+    max_active_tasks=1,  # the jobs of a day have one lock: a second one would end with 75
     default_args={"retries": 3, "retry_delay": timedelta(minutes=10)},
     tags=["recall"],
 ) as dag:
