@@ -69,8 +69,9 @@ def submitted(shell_command: str) -> None:
 
 def step(job: str, shift: int):
     """The task of one job."""
-    # A day without its clicks would leave a hole in every later history: the next day's events wait for it.
-    waits = job == "events"
+    # A day without its clicks would leave a hole in every later history, and one without a model ends a chain of
+    # training.init `yesterday`: the next day's wait for it.
+    waits = job in ("events", "train")
     if TO != "kubernetes":
         return submitted.override(task_id=job, depends_on_past=waits)(command(job, shift))
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
