@@ -81,6 +81,7 @@ def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[...,
     hr = {name: model["validation"]["hr@10"] for name, model in models.items()}
     assert hr["yesterday"] > 1.2 * hr["untrained"], hr
     assert hr["yesterday"] > 0.9 * hr["scratch"], hr
+    config = changed(file, *base, *overrides)
     assert Days(config).day(DAYS[1], LEARN).state == PUBLISHED
     run_jobs(changed(file, *base, "training.epochs=1"), DAYS[0], "train")
     found = Days(config).day(DAYS[1], LEARN)

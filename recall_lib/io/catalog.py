@@ -52,7 +52,7 @@ def create_table(dataset: str, features: Features, database: str, root: str) -> 
     columns = [f"  `{field.name}` {field.dataType.simpleString()}" for field in _with_keys(schema, keys)]
     return (
         f"CREATE TABLE IF NOT EXISTS {database}.{dataset} (\n" + ",\n".join(columns) + "\n)\n"
-        f"USING parquet\nPARTITIONED BY ({', '.join(keys)})\nLOCATION '{root}/{dataset}'"
+        f"USING parquet\nPARTITIONED BY ({', '.join(keys)})\nLOCATION {_text(f'{root}/{dataset}')}"
     )
 
 
@@ -83,7 +83,7 @@ class Catalog:
         self._require_table(dataset)
         before, version = self.location(dataset, dt, keys), self._version(dataset, dt, keys, folder)
         if before:
-            self.spark.sql(f"{self._alter(dataset)} PARTITION ({_spec(dt, keys)}) SET LOCATION '{self.tables.uri(version)}'")
+            self.spark.sql(f"{self._alter(dataset)} PARTITION ({_spec(dt, keys)}) SET LOCATION {_text(self.tables.uri(version))}")
         else:
             self._add(dataset, dt, keys, version)
             self._add_what_is_published(dataset)
@@ -102,7 +102,7 @@ class Catalog:
 
     def _add(self, dataset: str, dt: str, keys: Mapping[str, str], version: str) -> None:
         location = self.tables.uri(version)
-        self.spark.sql(f"{self._alter(dataset)} ADD IF NOT EXISTS PARTITION ({_spec(dt, keys)}) LOCATION '{location}'")
+        self.spark.sql(f"{self._alter(dataset)} ADD IF NOT EXISTS PARTITION ({_spec(dt, keys)}) LOCATION {_text(location)}")
 
     def _add_what_is_published(self, dataset: str) -> None:
         """Add the partitions of what was published without a catalog; asked whenever a partition is new."""
@@ -151,6 +151,11 @@ class Catalog:
         self.spark.sql(create_table(dataset, self.tables.config.features, self.database, root))
         name = f"{self.database}.{dataset}"
         schemas.enforce(self.spark.table(name), _with_keys(*self.declared[dataset]), name)
+
+
+def _text(value: str) -> str:
+    """A value as Spark's SQL writes it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _spec(dt: str, keys: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
-"""The item index: FAISS finds candidates, exact scores put them in order.
+"""The item index: FAISS, or for few items a matrix product, finds candidates; exact scores put them in order.
 
-FAISS's own scores depend, in their last bits, on how the queries were batched. They only choose candidates here; the
+The scores of both depend, in their last bits, on how the queries were batched. They only choose candidates here; the
 candidates' scores are computed again one by one, and a row is searched deeper until no item outside could have belonged
 in. So the same user gets the same list in any batch, partition and run.
 """
