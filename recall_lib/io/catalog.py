@@ -83,7 +83,8 @@ class Catalog:
         self._require_table(dataset)
         before, version = self.location(dataset, dt, keys), self._version(dataset, dt, keys, folder)
         if before:
-            self.spark.sql(f"{self._alter(dataset)} PARTITION ({_spec(dt, keys)}) SET LOCATION {_text(self.tables.uri(version))}")
+            location = _text(self.tables.uri(version))
+            self.spark.sql(f"{self._alter(dataset)} PARTITION ({_spec(dt, keys)}) SET LOCATION {location}")
         else:
             self._add(dataset, dt, keys, version)
             self._add_what_is_published(dataset)
