@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,11 +47,15 @@ def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> 
             if split not in writers:
                 paths[split] = f"split={split}/{name}" if split else name
                 file = stack.enter_context(fs.open(f"{root}/{paths[split]}", "wb"))
-                writers[split] = stack.enter_context(
-                    pq.ParquetWriter(file, batch.schema, compression="zstd", use_dictionary=_repeating(batch.schema))
-                )
+                writers[split] = stack.enter_context(_writer(file, batch.schema))
             writers[split].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
     yield pa.RecordBatch.from_pydict({"path": pa.array(paths.values(), pa.string())})
+
+
+def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    # Statistics of what lies in lists take time and spare no reader anything.
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_repeating(schema), write_statistics=plain)
 
 
 def _repeating(fields: Iterable[pa.Field], above: str = "") -> list[str]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from recall_lib.errors import DataRefused, UsageError
 from recall_lib.ids import FIRST_INDEX, PADDING
+from recall_lib.retrieval.product import Product
 from recall_lib.runs import Ragged
 
 Ints = npt.NDArray[np.int64]
@@ -37,9 +38,7 @@ _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end 
 _STEP = 1.25  # from one depth of search to the next
 _CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
 _DENSE = 1 << 23  # scores held at once when all items are ranked
-_IN_CACHE = 1 << 21  # scores of one product that a core's caches still hold
-_GROUPS = 3  # groups of items for each item wanted, whose best scores tell what is good enough
-_FEW_ITEMS = 1 << 16  # up to which `best_of_product` is faster than FAISS
+_FEW_ITEMS = 1 << 16  # up to which `Product` is faster than FAISS
 _LAST = np.uint64(2**64 - 1)  # sorts after every packed score
 _RANK = np.uint64(2**32 - 1)  # the part of a packed score that is the id's rank
 
@@ -117,8 +116,8 @@ class ItemIndex:
         return float(np.sqrt(np.einsum("id,id->i", self.vectors, self.vectors).max(initial=0)))
 
     @cached_property
-    def _columns(self) -> Floats:
-        return np.ascontiguousarray(self.vectors[FIRST_INDEX:].T)
+    def _product(self) -> Product:
+        return Product(self.vectors[FIRST_INDEX:])
 
     @cached_property
     def _item_of_rank(self) -> Ints:
@@ -241,11 +240,11 @@ class ItemIndex:
         last = np.where(wanted > 0, _score(best[np.arange(len(best)), np.maximum(wanted, 1) - 1]), np.inf)
         return best, full & (last > bound + self._slack(users))
 
-    def _candidates(self, users: Floats, k: int, approximate: bool) -> tuple[Ints, Floats]:
+    def _candidates(self, users: Floats, k: int, approximate: bool) -> tuple[Ints, npt.NDArray[np.floating]]:
         """Positions [b, k or more] of the items that may be wanted, -1: none, and the most that another one scores, but for the
         last bits, [b]."""
         if not approximate and len(self.vectors) <= _FEW_ITEMS:
-            return best_of_product(users, self._columns, k)
+            return self._product.best(users, k)
         if approximate or isinstance(self.index, faiss.IndexFlat):
             found, place = self.index.search(users, k)
         else:
@@ -263,40 +262,6 @@ class ItemIndex:
         near = _pack(self.scores(users[row], item[:, None])[:, 0], self.id_rank[item])
         ahead = near < _pack(target_score[:, 0], self.id_rank[targets])[row]
         return np.where(candidates(targets, seen, len(self.vectors)), rank + np.bincount(row[ahead], minlength=len(users)), 0)
-
-
-def best_of_product(users: Floats, items: Floats, k: int) -> tuple[Ints, Floats]:
-    """The k columns of the largest inner product, and few others.
-
-    The k-th largest of the maxima of groups of columns bounds the k-th largest score from below, and not much more than the k
-    best lies above it; sorting those maxima is all that is sorted.
-
-    Args:
-        users: float32 [B, d].
-        items: float32 [d, n].
-        k: up to n.
-
-    Returns:
-        Columns in no order, int64 [B, k or more], padded with -1, and a score that no other column exceeds, float32 [B].
-    """
-    import torch
-
-    n, rows = items.shape[1], max(1, _IN_CACHE // items.shape[1])
-    size = max(1, n // (_GROUPS * k))
-    width = -(-n // size) * size
-    scores = np.full((min(rows, len(users)), width), -np.inf, np.float32)
-    bound, found = np.empty(len(users), np.float32), []
-    for start in range(0, len(users), rows):
-        here = scores[: len(users) - start]
-        part = slice(start, start + len(here))
-        torch.mm(torch.from_numpy(users[part]), torch.from_numpy(items), out=torch.from_numpy(here)[:, :n])
-        bound[part] = np.sort(here.reshape(len(here), size, -1).max(axis=1), axis=1)[:, -k]
-        found.append(np.flatnonzero(here >= bound[part, None]) + start * width)
-    row, column = np.divmod(np.concatenate(found), width)
-    lists = Ragged.of(column, np.bincount(row, minlength=len(users)))
-    places = np.full((len(users), lists.lengths.max(initial=0)), -1)
-    places[row, np.arange(len(row)) - lists.offsets[row]] = column
-    return places, bound
 
 
 def id_ranks(item_ids: pa.Array) -> Ints:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recall_lib.errors import DataRefused, UsageError
-from recall_lib.retrieval.index import ItemIndex, best_of_product, id_ranks
+from recall_lib.retrieval.index import ItemIndex, id_ranks
 from recall_lib.runs import Ragged
 
 
@@ -60,20 +60,6 @@ def test_search_is_the_full_sort(few_items, data, coarse, items, n, seed):
         expected = oracle(index, user, seen[row])[:n]
         assert found[row].tolist() == [item for item, _ in expected] + [0] * (n - len(expected))
         np.testing.assert_allclose(scores[row, : len(expected)], [score for _, score in expected], rtol=1e-6)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.booleans(), st.integers(1, 400), st.integers(1, 60), st.integers(1, 6), st.integers(0, 1000))
-def test_best_of_product_leaves_out_nothing_better_and_keeps_little_else(coarse, items, k, rows, seed):
-    k, columns, users = min(k, items), make_users(items, seed=seed, coarse=coarse).T.copy(), make_users(rows, seed=seed + 1)
-    with patch("recall_lib.retrieval.index._IN_CACHE", 3 * items):
-        places, bound = best_of_product(users, columns, k)
-    for user, found, least in zip(users, places, bound, strict=True):
-        scores = user @ columns
-        assert sorted(found[found >= 0]) == np.flatnonzero(scores >= least).tolist()
-        assert (scores >= least).sum() >= k
-        if not coarse and items >= 20 * k:
-            assert (scores >= least).sum() <= 3 * k + 10
 
 
 @settings(max_examples=40, deadline=None)
