@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 _IN_CACHE = 1 << 20  # scores of one product that a core's caches still hold
-_GROUPS = 3  # groups of items for each item wanted, whose best scores tell what is good enough
+_GROUPS = 2  # groups of items for each item wanted, whose best scores tell what is good enough
 _MANY = 4  # candidates for each item wanted: with more, the scores lie too near to each other to be rounded
 _BFLOAT16 = 2.0**-8  # the largest share of itself by which rounding moves a number
 
