@@ -323,4 +323,6 @@ def _device(choice: str, rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RecallError("training.device is cuda, but PyTorch sees no GPU: set it to auto or cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    device = torch.device("cuda", rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # the one that torch.cuda.manual_seed means
+    return device

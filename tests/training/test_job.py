@@ -30,7 +30,7 @@ def config(make_config: Callable[..., Config], write_log: Callable[[str, list[st
         samples={"window_size": 3},
         evaluation={"protocol": "last_click"},
         model={"tower": [8, 4], "encoder": "lstm"},
-        training={"loss": "full_softmax", "batch_size": 16, "epochs": 2},
+        training={"loss": "full_softmax", "batch_size": 16, "epochs": 2, "device": "cpu"},
     )
 
 
