@@ -145,7 +145,7 @@ class YouTubeDNN(nn.Module):
     def scores(self, user: Tensor, items: Tensor) -> Tensor:
         """Logits of user representations [T, d] with their own candidates, ids [T, k] -> [T, k]."""
         found = (user[:, None] * self.candidates(items)).sum(dim=2)
-        return found if self.item_bias is None else found + self.item_bias[items]
+        return found if self.item_bias is None else found + rows_of(self.item_bias[:, None], items, sparse=False)[..., 0]
 
     def shared_scores(self, user: Tensor, items: Tensor | slice) -> Tensor:
         """Logits of user representations [T, d] with the same candidates, ids [m] or a slice -> [T, m]."""

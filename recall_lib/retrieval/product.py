@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,7 +12,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-_IN_CACHE = 1 << 20  # scores of one product that a core's caches still hold
+_BLOCK = 1 << 21  # scores of one product
 _GROUPS = 2  # groups of items for each item wanted, whose best scores tell what is good enough
 _MANY = 4  # candidates for each item wanted: with more, the scores lie too near to each other to be rounded
 _BFLOAT16 = 2.0**-8  # the largest share of itself by which rounding moves a number
@@ -43,47 +45,54 @@ class Product:
         Returns:
             Items in no order, int64 [B, k or more], padded with -1, and a score that no other item exceeds, float64 [B].
         """
-        n, rows = self._columns[0].shape[1], max(1, _IN_CACHE // self._columns[0].shape[1])
-        size = max(1, n // (_GROUPS * k))
-        scores = np.full((min(rows, len(users)), size, -(-n // size)), -np.inf, np.float32)
-        width, bound, found, precision = scores[:1].size, np.empty(len(users)), [], 0
+        n = self._columns[0].shape[1]
+        rows, bound, found, precision = max(1, _BLOCK // n), np.empty(len(users)), [], 0
         for start in range(0, len(users), rows):
             part = slice(start, start + rows)
-            above, bound[part] = self._above(users[part], k, scores, precision)
+            above, bound[part] = self._above(users[part], k, precision)
             while len(above) > _MANY * k * len(users[part]) and precision + 1 < len(self._columns):
                 precision += 1
-                above, bound[part] = self._above(users[part], k, scores, precision)
-            found.append(above + start * width)
+                above, bound[part] = self._above(users[part], k, precision)
+            found.append(above + start * n)
         place = np.concatenate(found)
-        row = place // width
+        row = place // n
         counts = np.bincount(row, minlength=len(users))
         places = np.full((len(users), counts.max(initial=0)), -1)
-        places[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = place - row * width
+        places[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = place - row * n
         return places, bound + users.astype(np.float64) @ self._mean
 
-    def _above(self, users: Floats, k: int, scores: Floats, precision: int) -> tuple[Ints, Doubles]:
-        """Places, in `scores` laid flat, of what may be among the k best of each user, and what no other exceeds, [B].
-
-        scores: to be filled, float32 [B or more, size, groups]; -inf past the items.
-        """
+    def _above(self, users: Floats, k: int, precision: int) -> tuple[Ints, Doubles]:
+        """Places, in the scores [B, n] laid flat, of what may be among the k best of each user, and what no other exceeds, [B]."""
         columns = self._columns[precision]
-        rounded = torch.from_numpy(users).to(columns.dtype)
-        scores = scores[: len(users)]
-        flat = torch.from_numpy(scores.reshape(len(users), -1))[:, : columns.shape[1]]
-        if columns.dtype == torch.float32:
-            torch.mm(rounded, columns, out=flat)
-        else:
-            flat.copy_(rounded @ columns)
-        least = np.sort(scores.max(axis=1), axis=1)[:, -k].astype(np.float64)
-        norm, moved = _norms(torch.from_numpy(users).T), _norms((rounded - torch.from_numpy(users)).T)
+        given = torch.from_numpy(users)
+        rounded = given.to(columns.dtype)
+        norm, moved = _norms(given.T), _norms((rounded - given).T)
         off = norm * (self._moved[precision] + self._largest * users.shape[1] * 2.0**-22)
         off += moved * (self._largest + self._moved[precision])
         share = 0.0 if columns.dtype == torch.float32 else _BFLOAT16
-        least -= share * np.abs(least)
-        cut = least - 2 * off
-        cut -= share * np.abs(cut)
-        cut = np.nextafter(cut.astype(np.float32), np.float32(-np.inf))
-        return np.flatnonzero(scores.reshape(len(users), -1) >= cut[:, None]), least - off
+        bits = 8 * columns.dtype.itemsize
+        keys = (rounded @ columns).view(torch.int16 if bits == 16 else torch.int32).numpy()
+        size = max(1, keys.shape[1] // (_GROUPS * k))
+        groups = keys.shape[1] // size
+        for ordered in (False, True):
+            if ordered:
+                _order(keys)
+            maxima = keys[:, : size * groups].reshape(len(keys), size, groups).max(axis=1)
+            least_key = np.sort(maxima, axis=1)[:, -k]
+            least = _order(least_key.astype(np.int32) << 32 - bits).view(np.float32).astype(np.float64)
+            least -= share * np.abs(least)
+            cut = least - 2 * off
+            cut -= share * np.abs(cut)
+            cut_key = _order(np.nextafter(cut.astype(np.float32), np.float32(-np.inf)).view(np.int32)) >> 32 - bits
+            if (np.minimum(least_key, cut_key) > 0).all():  # the bits of positive numbers are in order
+                break
+        return np.flatnonzero(keys >= cut_key.astype(keys.dtype)[:, None]), least - off
+
+
+def _order(bits: Any) -> Any:
+    """The bits of floats, as signed integers, in place made to order as the floats do, and back."""
+    bits ^= (bits >> 8 * bits.itemsize - 1) & np.iinfo(bits.dtype).max
+    return bits
 
 
 def _norms(columns: torch.Tensor) -> Doubles:

@@ -48,7 +48,7 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     run = Run(spec, ranks, folder)
-    with _matrix_products(spec.training), closing(run.stream):
+    with _arithmetic(run), closing(run.stream):
         while not run.finished:
             run.train_epoch()
             run.validate()
@@ -64,17 +64,6 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     if ranks.rank == 0:
         facts["version"] = checkpoint.save(folder, run.model, spec.features, spec.samples, spec.sizes, spec.vocab)
     return facts
-
-
-@contextmanager
-def _matrix_products(settings: Training) -> Iterator[None]:
-    """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that can, in TF32 on GPUs."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if settings.mixed_precision else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def learning_rate(settings: Training, step: int, total_steps: int) -> float:
@@ -267,6 +256,23 @@ class Run:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.at = Progress(**facts)
+
+
+@contextmanager
+def _arithmetic(run: Run) -> Iterator[None]:
+    """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that can, in TF32 on GPUs. On a CPU sums
+    are taken in one order, so that the same spec gives the same weights; on a GPU that would take up to a third longer."""
+    precision, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_float32_matmul_precision("medium" if run.settings.mixed_precision else "highest")
+    torch.use_deterministic_algorithms(run.device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _windows(

@@ -37,7 +37,7 @@ def test_nothing_better_is_left_out(multiply, items, k, rows, dim, spread, offse
     rng = np.random.default_rng(seed)
     vectors, users = draw(rng, items, dim, spread, offset), draw(rng, rows, dim, spread, offset) * np.float32(scale)
     k = min(k, items)
-    with patch("recall_lib.retrieval.product._IN_CACHE", 3 * items):
+    with patch("recall_lib.retrieval.product._BLOCK", 3 * items):
         places, bound = Product(vectors).best(users, k)
     scores = users.astype(np.float64) @ vectors.astype(np.float64).T
     for found, score, most in zip(places, scores, bound, strict=True):

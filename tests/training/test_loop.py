@@ -67,10 +67,17 @@ def test_every_loss_learns_the_order(tmp_path: Path, training: dict[str, Any]) -
     assert facts["validation"]["ndcg@10"] > 0.6
 
 
-def test_same_seed_same_model(tmp_path: Path) -> None:
+MANY_NEGATIVES = {"batch_size": 420, "num_negatives": 300, "epochs": 8}  # threads share the sums of so many gradients
+
+
+@pytest.mark.parametrize("training", [{"epochs": 1}, MANY_NEGATIVES], ids=["few", "many"])
+def test_same_seed_same_model(tmp_path: Path, training: dict[str, Any]) -> None:
     files = log_of(tmp_path, ordered=True)
-    settings = {"training": {"loss": "sampled_softmax", "epochs": 1}}
+    settings = {"training": {"loss": "sampled_softmax", **training}, "model": {"item_bias": True}}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     first, again, other = (run(tmp_path / str(i), files, seed=seed, **settings) for i, seed in enumerate([1, 1, 2]))
+    torch.set_num_threads(threads)
     assert first["version"] == again["version"] != other["version"]
 
 
