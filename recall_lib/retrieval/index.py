@@ -245,7 +245,9 @@ class ItemIndex:
         last bits, [b]."""
         if not approximate and len(self.vectors) <= _FEW_ITEMS:
             return self._product.best(users, k)
-        if approximate or isinstance(self.index, faiss.IndexFlat):
+        if approximate and isinstance(self.index, faiss.IndexRefine):  # by exact scores here, not by its own
+            found, place = self.index.base_index.search(users, int(k * self.index.k_factor))
+        elif approximate or isinstance(self.index, faiss.IndexFlat):
             found, place = self.index.search(users, k)
         else:
             found, place = faiss.knn(users, self.vectors[FIRST_INDEX:], k, metric=faiss.METRIC_INNER_PRODUCT)
