@@ -62,7 +62,7 @@ class Product:
         return places, bound + users.astype(np.float64) @ self._mean
 
     def _above(self, users: Floats, k: int, precision: int) -> tuple[Ints, Doubles]:
-        """Places, in the scores [B, n] laid flat, of what may be among the k best of each user, and what no other exceeds, [B]."""
+        """Places, in scores [B, n] laid flat, of what may be among the k best of each user; what no other exceeds, [B]."""
         columns = self._columns[precision]
         given = torch.from_numpy(users)
         rounded = given.to(columns.dtype)
