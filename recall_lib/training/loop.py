@@ -263,16 +263,17 @@ def _arithmetic(run: Run) -> Iterator[None]:
     """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that can, in TF32 on GPUs. On a CPU sums
     are taken in one order, so that the same spec gives the same weights; on a GPU that would take up to a third longer."""
     precision, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # its attribute is made at run time
+    filled = memory.fill_uninitialized_memory
     torch.set_float32_matmul_precision("medium" if run.settings.mixed_precision else "highest")
     torch.use_deterministic_algorithms(run.device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def _windows(
