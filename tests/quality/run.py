@@ -127,7 +127,7 @@ ROWS = (
         "globo_yesterday",
         *GLOBO,
         (Measure("hr@10"), Measure("hr@50")),
-        (*NO_PRIOR, "training.init=yesterday", "training.yesterday_days=5"),
+        (*NO_PRIOR, "training.init=yesterday", "training.yesterday_days=6"),
         after="2017-10-15",
         beside="globo_scratch",
     ),
