@@ -13,6 +13,7 @@ aside: `recall gc` removes them.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from recall_lib import log
 from recall_lib.config import load_config
-from recall_lib.errors import Busy, UsageError
+from recall_lib.errors import UsageError
 from recall_lib.io import locks
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
@@ -71,7 +72,7 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
     with locks.held(root, "events", tables.run_id):
         for dataset, find in _FIND.items():
             if dataset == _MADE_FROM_EVENTS:
-                _require_no_day_at_work(root)
+                locks.require_no_other_day(root, tables.run_id)
             for dt, keys in tables.publications(dataset):
                 if keys.get("kind") == "item":
                     continue
@@ -79,12 +80,6 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
                     rows = _forget_in(tables, dataset, dt, keys, find, user)
                 if rows:
                     yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
-
-
-def _require_no_day_at_work(root: str) -> None:
-    for name, owner in locks.holders(root).items():
-        if name.startswith("dt="):
-            raise Busy(f"{name} is held by {owner}, which may have read the events as they were: run it again after that")
 
 
 def _forget_in(tables: Tables, dataset: str, dt: str, keys: dict[str, str], find: Find, user: str) -> int:
@@ -133,7 +128,11 @@ def _by_id(rows: pa.Table, user: str) -> pa.ChunkedArray:
 
 
 def _by_text(rows: pa.Table, user: str) -> pa.ChunkedArray:
-    return pc.fill_null(pc.match_substring_regex(rows["raw"], rf"(^|[^\w-]){re.escape(user)}($|[^\w-])"), False)
+    # As it is, and as CSV and JSON write what is in quotes.
+    written = {user, user.replace('"', '""'), *(json.dumps(user, ensure_ascii=ascii)[1:-1] for ascii in (True, False))}
+    word = "|".join(map(re.escape, sorted(written)))
+    outside = r"[^\p{L}\p{M}\p{N}_-]"
+    return pc.fill_null(pc.match_substring_regex(rows["raw"], f"(^|{outside})({word})($|{outside})"), False)
 
 
 def _by_value(rows: pa.Table, user: str) -> pa.ChunkedArray:

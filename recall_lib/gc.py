@@ -103,15 +103,18 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
         if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
             yield Garbage(folder, "an old version, left behind", _locks_of(dataset, dt))
     for dataset, dt in sorted(expired):
-        kept = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
-        yield Garbage(tables.path(dataset, dt), f"past the {kept} newest days", _locks_of(dataset, dt), (dataset, dt))
+        newest = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
+        yield Garbage(tables.path(dataset, dt), f"past the {newest} newest days", _locks_of(dataset, dt), (dataset, dt))
     for folder in tables.inside("_versions"):
         yield from _old_versions(tables, folder, expired)
+    kept = keep_days or tables.config.retention.models_days
     for file in tables.inside("_checkpoints"):
         dataset, dt, _ = named_aside(file)
         model = tables.find(dataset, dt)
         if model and fs.modified(f"{model}/{MANIFEST}") > fs.modified(file):
-            yield Garbage(file, "the model is published")
+            yield Garbage(file, "the model is published", _locks_of(dataset, dt))
+        elif not model and kept and len([day for day in tables.days(dataset) if day > dt]) >= kept:
+            yield Garbage(file, f"past the {kept} newest days", _locks_of(dataset, dt))
 
 
 def remove(tables: Tables, item: Garbage) -> None:
@@ -123,6 +126,8 @@ def remove(tables: Tables, item: Garbage) -> None:
     with ExitStack() as held:
         for name in item.locks:
             held.enter_context(locks.held(tables.config.paths.root, name, tables.run_id))
+        if item.day and _of_events(item.day[0]):
+            locks.require_no_other_day(tables.config.paths.root, tables.run_id)
         with suppress(FileNotFoundError):  # whose it was, or another gc, came first
             for manifest in [name for name in tables.fs.find(item.path) if name.endswith(f"/{MANIFEST}")]:
                 tables.fs.rm_file(manifest)

@@ -126,7 +126,9 @@ class Days:
             section
             for name, sections in _MADE_WITH.items()
             for section in sections
-            if name in required and _differ(manifests[name].get("config", {}).get(section), ours[section])
+            if name in required
+            and section in (then := manifests[name].get("config", {}))
+            and _differ(then[section], ours[section])
         ]
 
     def others(self, manifests: Manifests, dt: str) -> dict[str, str]:
@@ -157,7 +159,7 @@ def _differ(then: Any, now: Any) -> bool:
         return any(_differ(then[key], now[key]) for key in (then.keys() & now.keys()) - _HOW_NOT_WHAT)
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         return any(map(_differ, then, now))
-    return then is not None and bool(then != now)
+    return bool(then != now)
 
 
 def failure_file(tables: Tables, dt: str) -> str:

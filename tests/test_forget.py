@@ -102,6 +102,24 @@ def test_a_user_of_no_table(tables, tmp_path, capsys):
     assert rows_of(tables) == before
 
 
+@pytest.mark.parametrize(
+    ("user", "raw", "theirs"),
+    [
+        ('a"b', '"a""b",i1,never', True),
+        ('a"b', '{"user": "a\\"b", "item": "i1"}', True),
+        ("Ünal", '{"user": "\\u00dcnal", "item": "i1"}', True),
+        ("nal", "Ünal,i1,never", False),
+        ("用户1", "用户12,i1,never", False),
+        ("a\\b.c", "a\\b.c,i1,never", True),
+    ],
+)
+def test_a_rejected_row_is_found_by_the_id_as_it_is_written_there(make_config, user, raw, theirs):
+    tables = Tables(make_config())
+    with tables.publish_files("rejects", DAYS[0], facts={"rows": 1}) as folder:
+        pq.write_table(pa.table({"raw": [raw, None]}), folder / "part-0.parquet")
+    assert dict(forget(tables, user)) == ({f"rejects/dt={DAYS[0]}": 1} if theirs else {})
+
+
 def test_row_groups_keep_their_rows(make_config):
     """Training plans its steps from them."""
     tables = Tables(make_config())

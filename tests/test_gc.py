@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recall_lib import cli
-from recall_lib.gc import DEAD_AFTER, garbage
+from recall_lib.errors import Busy
+from recall_lib.gc import DEAD_AFTER, Garbage, garbage, remove
 from recall_lib.io import locks
 from recall_lib.io.tables import MANIFEST, Tables
 
@@ -124,18 +125,17 @@ def test_a_retired_version_stays_while_readers_need_it(tables, tmp_path):
 def test_checkpoints_of_published_models_go(tables, tmp_path):
     checkpoints = Path(tables.root, "_checkpoints")
     checkpoints.mkdir()
-    old, new, other = (checkpoints / f"models-dt={dt}.safetensors" for dt in (DAYS[1], DAYS[2], "2024-01-09"))
-    for path in (old, new, other):
+    names = (DAYS[1], DAYS[2], "2024-01-09", "2023-01-09")
+    old, new, other, past = (checkpoints / f"models-dt={dt}.safetensors" for dt in names)
+    for path in (old, new, other, past):
         path.write_text("x")
     aged(old, 3600)
     os.utime(new, (time.time() + 60,) * 2)  # being trained again
-    assert gc(tmp_path) == 0
-    assert sorted(checkpoints.iterdir()) == [new, other]
+    assert gc(tmp_path, "--set", "retention.models_days=5") == 0
+    assert sorted(checkpoints.iterdir()) == [new, other], "of days that will be trained (on)"
 
 
 def test_a_kill_half_way_leaves_nothing_that_looks_published(tables, monkeypatch):
-    from recall_lib.gc import Garbage, remove
-
     monkeypatch.setattr(tables.fs, "rm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         remove(tables, Garbage(tables.path("samples", DAYS[1]), ""))
@@ -163,9 +163,16 @@ def test_a_run_that_comes_between_the_look_and_the_removal_is_left_alone(tables,
     assert f"gc: leaves it: dt={DAYS[1]} is held by run other" in capsys.readouterr().out
 
 
-def test_what_another_gc_has_removed_is_no_error(tables):
-    from recall_lib.gc import Garbage, remove
+def test_events_stay_for_a_run_that_comes_between_the_look_and_the_removal(tables):
+    found = [item for item in garbage(tables, 1) if item.day and item.day[0] == "events"]
+    with locks.held(tables.root, "dt=2024-02-01", "other"):
+        for item in found:
+            with pytest.raises(Busy, match=r"dt=2024-02-01 is held by run other .*, which may be reading the events"):
+                remove(tables, item)
+    assert left(tables, "events") == DAYS
 
+
+def test_what_another_gc_has_removed_is_no_error(tables):
     remove(tables, Garbage(tables.path("samples", "2023-01-01"), ""))
 
 

@@ -181,6 +181,18 @@ def test_other_settings_make_a_day_stale(root: Path, config_file: str, then: dic
     assert (day.state, day.why) == ((STALE, why) if why else (PUBLISHED, ""))
 
 
+def test_what_was_off_and_is_on_makes_a_day_stale(root: Path, config_file: str) -> None:
+    file = root / f"models/dt={DT}/_manifest.json"
+    then = load_config(config_file).model_dump(mode="json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": then}))
+    for now, why in {
+        "training.early_stopping=2": "made with other settings: training",
+        "model.temperature=0.05": "made with other settings: model",
+        "training.scratch_every=7": "",
+    }.items():
+        assert Days(load_config(config_file, [now])).day(DT, ["vocab", "train"]).why == why
+
+
 def test_json_has_a_line_a_day(config_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(log._VARIABLE, "{}")  # so that what the command leaves there is put back
     assert cli.main(["status", "--config", config_file, "--log-format", "json"]) == 0

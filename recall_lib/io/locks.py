@@ -140,6 +140,13 @@ def holders(root: str) -> dict[str, Owner]:
     return {name: owner for name, owner in owners.items() if owner and owner.lives()}
 
 
+def require_no_other_day(root: str, run_id: str) -> None:
+    """Raise Busy if a run other than this one is at work on a day: it may be reading the events."""
+    for name, owner in holders(root).items():
+        if name.startswith("dt=") and owner.run_id != run_id:
+            raise Busy(f"{name} is held by {owner}, which may be reading the events: run it again when that has ended")
+
+
 def _take(fs: Any, folder: str, mine: Owner) -> tuple[str, Owner | None]:
     """(my file, None), or the file of the owner that has the lock, and the owner."""
     while True:
