@@ -27,7 +27,7 @@ $(environment): $(stamp) deploy/pack.py
 test: lint ## lint, type check and all tests
 	@.venv/bin/python -m pytest -q
 
-proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster
+proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster, the benchmark of ranks
 	@.venv/bin/python -m pytest -q -m proof
 
 lint: $(stamp) ## ruff and mypy

@@ -63,7 +63,7 @@ class Way:
 
 WAYS = [
     Way(3),
-    Way(64, files=7, split_bytes=1 << 24),
+    Way(24, files=7, split_bytes=1 << 24),
     Way(8, files=7, coalesce=False),
     Way(1, files=7),
 ]
