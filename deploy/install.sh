@@ -52,7 +52,7 @@ choose_torch() {
 install_torch() {
     if [ -n "${TORCH_INDEX:-}" ]; then
         # Whatever other places pip knows; what PyTorch needs comes from these. Another build's CUDA would stay, gigabytes.
-        pip freeze | grep -E '^(nvidia|cuda|triton)' | xargs -r "$venv_python" -m pip --quiet uninstall --yes
+        pip freeze | sed -nE '/^(nvidia|cuda|triton)/p' | xargs -r "$venv_python" -m pip --quiet uninstall --yes
         PIP_INDEX_URL=$TORCH_INDEX PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=$TORCH_INDEX \
             install --no-deps --force-reinstall "$(pins torch)"
     fi
@@ -73,7 +73,11 @@ END
 wheel_folder() {
     local name folder
     name=$(pins horovod)
-    name=${name/==/-}-torch$("$venv_python" -c 'import platform, sysconfig, torch; print("", torch.__version__, sysconfig.get_config_var("SOABI"), *platform.libc_ver(), sep="-")')
+    name=${name/==/-}-$("$venv_python" - <<'END'
+import platform, sysconfig, torch
+print("torch", torch.__version__, sysconfig.get_config_var("SOABI"), *platform.libc_ver(), sep="-")
+END
+    )
     name+=-$(cksum <deploy/horovod.cmake | cut -d ' ' -f 1)
     folder=${XDG_CACHE_HOME:-${HOME:-.venv}/.cache}/recall/$name
     mkdir -p "$folder" 2>/dev/null || folder=.venv/$name

@@ -82,9 +82,11 @@ case "$*" in
         [ "${BUILT:-}" != not ] ;;
     *install*.whl) cp "${@: -1}" "$here/horovod" ;;
     *uninstall*horovod) rm -f "$here/horovod" ;;
-    *platform*) echo "-${TORCH_HERE:-2.13.0+cpu}-cpython-311-x86_64-linux-gnu-glibc-2.36" ;;
     *include*) echo "$HEADERS" ;;
-    -) grep -qs fits "$here/horovod" ;;
+    -) case $(cat) in
+        *platform*) echo "torch-${TORCH_HERE:-2.13.0+cpu}-cpython-311-x86_64-linux-gnu-glibc-2.36" ;;
+        *) grep -qs fits "$here/horovod" ;;
+    esac ;;
 esac
 """
 
