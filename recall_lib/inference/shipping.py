@@ -74,9 +74,9 @@ def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
 
 def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
     """A local folder for the executors: in place with a local master, else as an archive that Spark unpacks."""
-    if spark.conf.get("spark.master").split("[")[0] == "local":
+    if str(spark.conf.get("spark.master")).split("[")[0] == "local":
         return Shipped(str(folder), digest)
-    archive = _area() / spark.conf.get("spark.app.id") / f"{digest}.tar"
+    archive = _area() / str(spark.conf.get("spark.app.id")) / f"{digest}.tar"
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
         with tarfile.open(archive, "w") as tar:
