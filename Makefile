@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster-demo test proof lint bench quality clean
+.PHONY: help setup demo cluster-demo test proof matrix lint bench quality clean
 SHELL := /bin/bash
 
 stamp := .venv/.ready
@@ -31,6 +31,9 @@ test: lint ## lint, type check and all tests
 
 proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster, the benchmark of ranks
 	@.venv/bin/python -m pytest -q -m proof
+
+matrix: $(stamp) ## the heart of the tests on each supported Spark, and equal digests on all; SPARK=4.3.0 for one alone
+	@.venv/bin/python -m tests.matrix.run $(if $(SPARK),--only '$(SPARK)')
 
 lint: $(stamp) ## ruff and mypy
 	@.venv/bin/ruff check .

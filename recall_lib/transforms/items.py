@@ -66,5 +66,6 @@ def recency_prior(clicks: DataFrame, items: DataFrame, dt: str, recency: Recency
         shares = rows.groupBy(value.alias("value")).agg(F.sum("of_late").alias("of_value"))
         total = rows.agg(F.sum("of_late").alias("of_all"))
         rows = rows.withColumn("value", value).join(shares, "value").crossJoin(F.broadcast(total))
-        prior += _SHARE * F.log(F.col("of_value") / F.col("of_all") + _LEAST_SHARE)
+        share = F.coalesce(F.try_divide("of_value", "of_all"), F.lit(0.0))  # of_all is 0 where every click is old
+        prior += _SHARE * F.log(share + _LEAST_SHARE)
     return rows.select(*items.columns, prior.alias("prior"))
