@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from recall_lib.session import java_fits
+
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = (ROOT / "deploy/constraints.txt").read_text(encoding="utf-8")
 PINS = dict(line.lower().split("==") for line in CONSTRAINTS.splitlines() if line and not line.startswith("#"))
@@ -265,6 +267,25 @@ def test_horovod_s_build_sees_no_cuda(tmp_path, ours):
         assert toolkit == "TRUE"
     built = subprocess.run([cmake, "--build", "build"], cwd=tmp_path, env=given | toolchain, capture_output=True)
     assert (built.returncode == 0) == ours
+
+
+@pytest.mark.parametrize(
+    ("spark", "java", "fits"),
+    [
+        ("3.5.9", "17.0.1", True),
+        ("3.5.9", "21", False),
+        ("4.1.4", "21.0.8", True),
+        ("4.1.4", "1.8.0", False),
+        ("4.1.4", "25", False),
+    ],
+)
+def test_java_of_the_machine_is_used_where_spark_runs_on_it(tmp_path, monkeypatch, spark, java, fits):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/java").write_text(f"#!/bin/sh\necho 'openjdk version \"{java}\" 2024-01-01' >&2\n")
+    (tmp_path / "bin/java").chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setattr("pyspark.__version__", spark)
+    assert java_fits() == fits
 
 
 def test_help_lists_every_target():
