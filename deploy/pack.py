@@ -55,7 +55,7 @@ def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool =
     if (of_cuda := sum(size[key] for key in size if re.match("nvidia-|cuda-|triton", key))) and not cuda:
         sys.exit(
             f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this build"
-            " of PyTorch cannot be imported without it. Install the CPU build (README, Two commands) and pack again, or add --cuda"
+            " of PyTorch cannot be imported without it. Install the CPU build (README, Two commands), pack again, or add --cuda"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     links = sorted((prefix / "bin").glob("python*"))
