@@ -29,9 +29,10 @@ def test_layers(folder, forbidden):
     assert {str(path): found for path in files if (found := imported(path) & forbidden)} == {}
 
 
-def test_one_file_imports_horovod():
+@pytest.mark.parametrize(("library", "name"), [("horovod", "ranks.py"), ("petastorm", "petastorm_compat.py")])
+def test_one_file_imports_the_library(library, name):
     files = [path for folder in ("jobs", "recall_lib") for path in (ROOT / folder).rglob("*.py")]
-    assert [path.name for path in files if "horovod" in imported(path)] == ["ranks.py"]
+    assert [path.name for path in files if library in imported(path)] == [name]
 
 
 def test_jobs_are_thin_and_functions_short():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -17,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from fsspec.core import url_to_fs
-from pyarrow.filesystem import FileSystem
+from fsspec.implementations.dirfs import DirFileSystem
 
 from recall_lib.config import Features, Samples
 from recall_lib.errors import DataRefused
 from recall_lib.runs import Ragged, Runs, Windows
 from recall_lib.schemas import runs as runs_schema
+from recall_lib.training.petastorm_compat import TransformSpec, Unreadable, edit_field, make_batch_reader
 
 T = TypeVar("T")
 # A packed row group: per list column, the bytes of all values and of each list's length.
@@ -209,9 +209,6 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     """Row groups in the files' order, packed by Petastorm's worker."""
     if not urls:
         return
-    from petastorm import make_batch_reader
-    from petastorm.transform import TransformSpec, edit_field
-
     unread = {"user_id"} if seen else {"user_id", "seen"}
     lists = [field.name for field in runs_schema(features) if field.name not in unread]
     names = [name + suffix for name in lists for suffix in (_VALUES, _LENGTHS)]
@@ -225,49 +222,30 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
             row[name + _LENGTHS] = [np.fromiter(map(len, arrays), np.int64, len(arrays)).tobytes()]
         return pd.DataFrame(row)
 
-    # Petastorm 0.12 uses parts of pyarrow that announce their removal; the pinned pyarrow still has them.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
-    # One worker and no shuffling of its own, or the order is not repeatable. A list of files, not their folder: a folder's
-    # _common_metadata would be unpickled.
-    reader = make_batch_reader(
-        [f"file:{url.rsplit('/', 1)[-1]}" for url in urls],
-        filesystem=_Folder(urls[0].rsplit("/", 1)[0]),
-        schema_fields=lists,
-        reader_pool_type="thread",
-        workers_count=1,
-        results_queue_size=4,
-        shuffle_row_groups=False,
-        num_epochs=1,
-        transform_spec=TransformSpec(pack, [edit_field(n, np.bytes_, (), False) for n in names], selected_fields=names),
-    )
+    folder = urls[0].rsplit("/", 1)[0]
+    fs, path = url_to_fs(folder)
     try:
-        for group in reader:
-            yield {n: (getattr(group, n + _VALUES)[0], getattr(group, n + _LENGTHS)[0]) for n in lists}
-    finally:
-        reader.stop()
-        reader.join()
-
-
-class _Folder(FileSystem):
-    """The files of a folder by their names alone, for Petastorm and the part of pyarrow that it reads with.
-
-    By themselves they take `#` in an address for its end, and read from nothing but local disks and HDFS.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.fs, self.path = url_to_fs(url)
-
-    def isfile(self, path: str) -> bool:
-        """Yes: the manifest has named it."""
-        return True
-
-    def isdir(self, path: str) -> bool:
-        """No."""
-        return False
-
-    def open(self, path: str, mode: str = "rb") -> Any:
-        """The file, opened by fsspec."""
-        return self.fs.open(f"{self.path}/{path}", mode)
+        # Petastorm cuts an address at `#`: it is given names alone, and a file system that knows their folder.
+        # One worker and no shuffling of its own, or the order is not repeatable.
+        reader = make_batch_reader(
+            [f"file:{url.rsplit('/', 1)[-1]}" for url in urls],
+            filesystem=DirFileSystem(path, fs),
+            schema_fields=lists,
+            reader_pool_type="thread",
+            workers_count=1,
+            results_queue_size=4,
+            shuffle_row_groups=False,
+            num_epochs=1,
+            transform_spec=TransformSpec(pack, [edit_field(n, np.bytes_, (), False) for n in names], selected_fields=names),
+        )
+        try:
+            for group in reader:
+                yield {n: (getattr(group, n + _VALUES)[0], getattr(group, n + _LENGTHS)[0]) for n in lists}
+        finally:
+            reader.stop()
+            reader.join()
+    except Unreadable as error:
+        raise DataRefused(f"cannot read {folder}/{error}: run `recall samples` again") from error
 
 
 def _unpack(groups: list[Packed]) -> dict[str, Ragged]:
