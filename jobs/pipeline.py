@@ -7,6 +7,7 @@ from jobs import events, index, items, metrics, popular, related, report, sample
 from recall_lib import log
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
+from recall_lib.training.launch import backend
 from recall_lib.training.spec import first_weights
 
 STAGES = (events, vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
@@ -16,6 +17,8 @@ def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
     """Ingest the days up to dt that the log has and events lacks, then run every stage for dt; `jobs`: only those named."""
     if jobs is None or {"samples", "train"} & set(jobs):
         first_weights(Tables(ctx.config), ctx.dt)  # a day that cannot be trained is refused before anything is done
+    if jobs is None or "train" in jobs:
+        backend(ctx.config.training)
     for stage in STAGES:
         name = stage.__name__.removeprefix("jobs.")
         if jobs is not None and name not in jobs:

@@ -17,19 +17,20 @@ from recall_lib.inference.item_counts import item_counts
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.training import promotion
-from recall_lib.training.launch import launch
+from recall_lib.training.launch import backend, launch
 from recall_lib.training.shards import plan
 from recall_lib.training.spec import FirstWeights, TrainSpec, first_weights, sample_files
 
 
 def run(ctx: Context) -> None:
     """Train and publish one day's model."""
-    first = first_weights(Tables(ctx.config), ctx.dt)  # before Spark starts
+    over = backend(ctx.config.training)  # like the next, before Spark starts
+    first = first_weights(Tables(ctx.config), ctx.dt)
     config, tables = ctx.config, ctx.tables
     inputs = _inputs(ctx, first)
     spec = _spec(ctx, inputs, first)
     plan([file.targets for file in spec.train], config.training.ranks, config.training.batch_size)
-    facts: dict[str, Any] = {"init": "yesterday" if first else "scratch"}
+    facts: dict[str, Any] = {"init": "yesterday" if first else "scratch", "backend": over}
     with tables.publish_files("models", ctx.dt, inputs=inputs, facts=facts) as folder:
         facts.update(launch(spec, folder))
         facts["digest"] = facts["version"]  # the files' own would tell of clocks and speeds in the logs
@@ -40,9 +41,10 @@ def run(ctx: Context) -> None:
     if tables.fs.exists(checkpoint):
         tables.fs.rm(checkpoint)
     tables.point_to_latest("models", verdict.serving_dt, in_place_of=ctx.dt, version=verdict.version)
+    ranks = f" on {config.training.ranks} ranks over {over}" if over else ""
     start = f", started from models/dt={first.dt}" if first else ""
     ctx.say(
-        f"model {facts['version']} from {facts['targets']} targets in {facts['seconds']} s{start}, "
+        f"model {facts['version']} from {facts['targets']} targets in {facts['seconds']} s{ranks}{start}, "
         f"validation {facts['validation']}"
     )
     if verdict.why:

@@ -218,7 +218,10 @@ class Training(Section):
     # moments of the others stand still.
     gradients: Literal["dense", "rows"] = "dense"
     early_stopping: int | None = Field(None, ge=1)  # epochs without a better validation NDCG@10; null: off
-    launcher: Literal["process", "horovod", "spark"] = "process"  # this process, local ranks, ranks in executors
+    # Where the ranks run, and what connects them. `process`: one, this process. `local`: processes of this machine; `spark`: an
+    # executor each: connected by Horovod where it was built, else by torch.distributed. `horovod` and `torch`: `local`, by this
+    # one alone; `spark_torch`: `spark`, by torch.distributed alone.
+    launcher: Literal["process", "local", "horovod", "torch", "spark", "spark_torch"] = "process"
     ranks: int = Field(1, ge=1)
     shuffle_row_groups: int = Field(8, ge=1)  # row groups mixed in memory
     resume: bool = True  # from the checkpoint a killed run with the same inputs left
@@ -233,10 +236,15 @@ class Training(Section):
     mixed_precision: bool = False  # matrix products in bfloat16 (on a CPU: where it has units for it), weights in float32
 
     @model_validator(mode="after")
-    def _ranks_need_horovod(self) -> Self:
+    def _a_process_is_one_rank(self) -> Self:
         if self.launcher == "process" and self.ranks > 1:
-            raise ValueError("training.ranks > 1 needs training.launcher horovod or spark")
+            raise ValueError("training.ranks > 1 needs training.launcher local or spark")
         return self
+
+    @property
+    def in_executors(self) -> bool:
+        """Whether the ranks run in Spark executors, not on the driver's machine."""
+        return self.launcher in ("spark", "spark_torch")
 
     def starts_from(self, dt: str) -> str | None:
         """The day whose model the training of dt starts from; None: from scratch."""

@@ -74,7 +74,7 @@ def _write(level: str, stage: str, message: str, text: str, to_stderr: bool, **f
             "level": level,
             "stage": stage,
             **json.loads(shared),
-            "rank": int(os.environ.get("HOROVOD_RANK", 0)),
+            "rank": int(os.environ.get("HOROVOD_RANK") or os.environ.get("RANK") or 0),
             "seconds": round(time.monotonic() - _STARTED, 3),
             "message": message,
             **further,

@@ -160,7 +160,7 @@ def _settings(to: str, job: str, config: Config, executors: int, given: dict[str
         settings.setdefault("spark.pyspark.driver.python", sys.executable)
     if job == "train":
         settings.setdefault("spark.task.cpus", str(cores))
-        executors = training.ranks if training.launcher == "spark" else 1  # else the driver's machine trains
+        executors = training.ranks if training.in_executors else 1  # else the driver's machine trains
     if to == "standalone":  # which counts cores, not executors
         settings.setdefault("spark.cores.max", str(executors * cores))
     else:

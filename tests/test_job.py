@@ -40,6 +40,16 @@ def test_bad_usage_ends_before_any_session(capsys, argv, code, message, monkeypa
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("job", ["train", "pipeline"])
+def test_horovod_that_is_missing_ends_before_any_session(capsys, job, tmp_path, monkeypatch):
+    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    monkeypatch.setattr("recall_lib.training.horovod_ranks.built", lambda: False)
+    overrides = ["--set", f"paths.root={tmp_path}", "--set", "training.launcher=horovod"]
+    code, err = run(capsys, job, "--config", DEMO, "--dt", "2026-02-03", *overrides)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Horovod is not installed here: --set training.launcher=torch" in err
+
+
 def test_missing_log(capsys, spark, tmp_path):
     code, err = run(
         capsys,

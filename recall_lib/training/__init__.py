@@ -1,4 +1,4 @@
-"""Petastorm to PyTorch, on one or many Horovod ranks."""
+"""Petastorm to PyTorch, on one or many ranks."""
 
 import os
 

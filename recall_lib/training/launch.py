@@ -1,4 +1,4 @@
-"""Where a training run's ranks live: in this process, in local processes, or in Spark executors."""
+"""Where a training run's ranks live: in this process, in local processes, or in Spark executors; and what connects them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,37 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from recall_lib.errors import DataRefused, RecallError
+from recall_lib.config import Training
+from recall_lib.errors import DataRefused, RecallError, UsageError
 from recall_lib.processes import end_with_parent, start
-from recall_lib.training.ranks import Alone, Horovod, local_rendezvous, run_in_executors
+from recall_lib.training import horovod_ranks, torch_ranks
+from recall_lib.training.ranks import Alone, Backend, Ranks
 from recall_lib.training.spec import TrainSpec
+
+BACKENDS: dict[str, Backend] = {"horovod": horovod_ranks, "torch": torch_ranks}
+_RESULT = "result.json"  # what rank 0's `loop.train` says
+
+
+def backend(training: Training) -> Literal["horovod", "torch"] | None:
+    """The name of the library that connects the ranks; None: there is one, in this process.
+
+    Raises:
+        UsageError: the launcher is horovod, which is not installed here.
+    """
+    if training.launcher == "process":
+        return None
+    if training.launcher in ("torch", "spark_torch"):
+        return "torch"
+    if horovod_ranks.built():
+        return "horovod"
+    if training.launcher == "horovod":
+        raise UsageError(
+            "training.launcher is horovod, but Horovod is not installed here: "
+            "--set training.launcher=torch, or install a C++17 compiler and run `make setup` again"
+        )
+    return "torch"
 
 
 def launch(spec: TrainSpec, folder: Path) -> dict[str, Any]:
@@ -26,29 +51,31 @@ def launch(spec: TrainSpec, folder: Path) -> dict[str, Any]:
         What `loop.train` says on rank 0.
 
     Raises:
+        UsageError: see `backend`.
         DataRefused: a rank refused the data.
         RecallError: a rank died; the message holds its last words.
     """
-    if spec.training.launcher == "horovod":
-        return _local_ranks(spec, folder)
-    if spec.training.launcher == "spark":
-        return _executors(spec, folder)
-    from recall_lib.training.loop import train
+    over = backend(spec.training)
+    if over is None:
+        from recall_lib.training.loop import train
 
-    return train(spec, Alone(), folder)
+        return train(spec, Alone(), folder)
+    if spec.training.in_executors:
+        return _executors(spec, folder, BACKENDS[over])
+    return _local_ranks(spec, folder, over)
 
 
-def _local_ranks(spec: TrainSpec, folder: Path) -> dict[str, Any]:
+def _local_ranks(spec: TrainSpec, folder: Path, over: str) -> dict[str, Any]:
     ranks = spec.training.ranks
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (work / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
         threads = str(max(1, (os.cpu_count() or 1) // ranks))
         processes: list[subprocess.Popen] = []
-        for rank, environment in enumerate(stack.enter_context(local_rendezvous(ranks))):
+        for rank, environment in enumerate(stack.enter_context(BACKENDS[over].local_rendezvous(ranks))):
             # Rank 0 speaks to the terminal; what the others say is kept for the case that they die.
             log = None if rank == 0 else stack.enter_context((work / f"{rank}.log").open("wb"))
-            command = [sys.executable, "-m", "recall_lib.training.launch", str(work), str(folder)]
+            command = [sys.executable, "-m", "recall_lib.training.launch", str(work), str(folder), over, str(rank)]
             environment = os.environ | environment | {"OMP_NUM_THREADS": threads}
             processes.append(start(command, env=environment, stdout=log, stderr=log))
         stack.callback(_end, processes)
@@ -58,7 +85,7 @@ def _local_ranks(spec: TrainSpec, folder: Path) -> dict[str, Any]:
             time.sleep(0.05)
         if any(process.returncode for process in processes):
             raise _failure(work, processes)
-        result: dict[str, Any] = json.loads((work / "result.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((work / _RESULT).read_text(encoding="utf-8"))
         return result
 
 
@@ -85,7 +112,7 @@ def _failure(work: Path, processes: list[subprocess.Popen]) -> RecallError:
     return (DataRefused if error["refused"] else RecallError)(error["message"])
 
 
-def _rank_main(work: Path, folder: Path) -> None:
+def _rank_main(work: Path, folder: Path, over: str, rank: str) -> None:
     """One local rank: the spec from the launcher's folder, the result or the error back into it."""
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
     import torch
@@ -94,33 +121,34 @@ def _rank_main(work: Path, folder: Path) -> None:
 
     spec = TrainSpec.model_validate_json((work / "spec.json").read_text(encoding="utf-8"))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    rank = os.environ["HOROVOD_RANK"]
     try:
-        facts = train(spec, Horovod(), folder)
+        facts = train(spec, BACKENDS[over].join(), folder)
     except Exception as error:
         refused = isinstance(error, DataRefused)
         message = str(error) if refused else f"rank {rank}: {type(error).__name__}: {error}"
         (work / f"{rank}.error").write_text(json.dumps({"refused": refused, "message": message}), encoding="utf-8")
         raise SystemExit(1) from error
     if rank == "0":
-        (work / "result.json").write_text(json.dumps(facts), encoding="utf-8")
+        (work / _RESULT).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _executors(spec: TrainSpec, folder: Path) -> dict[str, Any]:
-    facts, files = run_in_executors(_executor_main, (spec.model_dump_json(),), spec.training.ranks)[0]
+def _executors(spec: TrainSpec, folder: Path, over: Backend) -> dict[str, Any]:
+    files = dict(over.run_in_executors(_train_in_executor, spec.model_dump_json(), spec.training.ranks))
+    facts: dict[str, Any] = json.loads(files.pop(_RESULT))
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    return dict(facts)
+    return facts
 
 
-def _executor_main(spec: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """One rank in an executor; the driver's disk is elsewhere, so rank 0's files travel back as bytes."""
+def _train_in_executor(ranks: Ranks, spec: str) -> dict[str, bytes]:
+    """The driver's disk is elsewhere, so rank 0's files travel back as bytes."""
     from recall_lib.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:
-        facts = train(TrainSpec.model_validate_json(spec), Horovod(), Path(folder))
-        return facts, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        facts = train(TrainSpec.model_validate_json(spec), ranks, Path(folder))
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return files | {_RESULT: json.dumps(facts).encode()} if ranks.rank == 0 else {}
 
 
 if __name__ == "__main__":
-    _rank_main(Path(sys.argv[1]), Path(sys.argv[2]))
+    _rank_main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -28,7 +28,8 @@ from recall_lib.config import load_config
 from recall_lib.inference.item_counts import item_counts
 from recall_lib.job import Context
 from recall_lib.runs import Ragged, Runs
-from recall_lib.training.ranks import local_rendezvous
+from recall_lib.training import horovod_ranks
+from recall_lib.training.launch import BACKENDS
 from recall_lib.training.spec import TrainSpec, sample_files
 from tests.benchmarks.common import CORES, ROOT, Row, faster, run_peer, smaller
 
@@ -39,6 +40,7 @@ PEER_REPEATS = 2  # with each of its settings
 THREADS = (1, 2)  # of ours, whose input has a thread of its own; the fastest counts
 THREADS_WORKERS = ((2, 0), (1, 1), (1, 2))  # of the peer, whose DataLoader has workers; the fastest counts
 USERS, ITEMS, CLICKS_A_USER = 6_040, 3_416, 166  # of ml-1m
+USUAL = "horovod" if horovod_ranks.built() else "torch"
 TABLES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}  # items
 DT = "2024-01-01"
 
@@ -48,6 +50,7 @@ def measure(scale: float, work: Path) -> list[Row]:
     return [
         against_rechub(work, scale),
         ranks_2_vs_1(work, scale),
+        *ranks_over_torch_vs_horovod(work, scale),
         loader_vs_step(work, scale),
         *sparse_vs_dense(scale),
     ]
@@ -117,12 +120,15 @@ def spec(ctx: Context, batch_size: int) -> dict[str, Any]:
 
 
 # -- ours --------------------------------------------------------------------------------------------------------------
-def run_ours(task: dict[str, Any], *, ranks: int = 1, threads: int = 1, pinned: bool = False) -> dict[str, Any]:
+def run_ours(
+    task: dict[str, Any], *, ranks: int = 1, over: str = USUAL, threads: int = 1, pinned: bool = False
+) -> dict[str, Any]:
     """What training.py prints on rank 0 for a task.
 
     Args:
         task: see there.
-        ranks: processes, Horovod's if more than one.
+        ranks: processes.
+        over: what connects them, if there are several.
         threads: of each, for arithmetic.
         pinned: each to a core; else they share the cores.
 
@@ -131,10 +137,11 @@ def run_ours(task: dict[str, Any], *, ranks: int = 1, threads: int = 1, pinned: 
     """
     cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        environments = stack.enter_context(local_rendezvous(ranks)) if ranks > 1 else [{}]
+        environments = stack.enter_context(BACKENDS[over].local_rendezvous(ranks)) if ranks > 1 else [{}]
         processes = []
         for rank, environment in enumerate(environments):
-            argument = json.dumps(task | {"core": cores[rank % len(cores)] if pinned else None})
+            core = cores[rank % len(cores)] if pinned else None
+            argument = json.dumps(task | {"core": core, "over": over if ranks > 1 else None})
             command = [sys.executable, "-m", "tests.benchmarks.training", argument]
             env = os.environ | environment | {"OMP_NUM_THREADS": str(threads)}
             processes.append(
@@ -220,13 +227,25 @@ def padded(lists: Ragged, width: int) -> np.ndarray:
 
 
 def ranks_2_vs_1(work: Path, scale: float) -> Row:
-    """Row ranks_2_vs_1: each rank on a core of its own, with one thread; one rank needs no Horovod."""
+    """Row ranks_2_vs_1: each rank on a core of its own, with one thread."""
     ctx, log = published(work, scale)
     task = {"measure": "epoch", "spec": spec(ctx, BATCH_OF_RANKS), "repeats": REPEATS}
     one, two = alternately(*(partial(run_ours, task, ranks=n, pinned=True) for n in (1, 2)))
     note = f"{log}, preset F, {BATCH_OF_RANKS:,} targets a rank and step, a core and a thread a rank: an epoch of "
-    note += f"{one['targets']:,} targets in {two['seconds']:.2f} s; peer: 1 rank without Horovod, {one['seconds']:.2f} s"
+    note += f"{one['targets']:,} targets in {two['seconds']:.2f} s; peer: 1 rank, {one['seconds']:.2f} s"
     return faster("ranks_2_vs_1", speed(two), speed(one), "targets/s", note)
+
+
+def ranks_over_torch_vs_horovod(work: Path, scale: float) -> Iterator[Row]:
+    """Row ranks_over_torch_vs_horovod, where Horovod was built: two ranks as in ranks_2_vs_1, connected by either."""
+    if not horovod_ranks.built():
+        return
+    ctx, log = published(work, scale)
+    task = {"measure": "epoch", "spec": spec(ctx, BATCH_OF_RANKS), "repeats": REPEATS}
+    ours, peer = alternately(*(partial(run_ours, task, ranks=2, over=over, pinned=True) for over in ("torch", "horovod")))
+    note = f"{log}, preset F, 2 ranks, {BATCH_OF_RANKS:,} targets a rank and step, a core and a thread a rank: an epoch over "
+    note += f"torch.distributed in {ours['seconds']:.2f} s; peer: Horovod, {peer['seconds']:.2f} s"
+    yield faster("ranks_over_torch_vs_horovod", speed(ours), speed(peer), "targets/s", note)
 
 
 def loader_vs_step(work: Path, scale: float) -> Row:

@@ -23,8 +23,9 @@ from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.model.batch import Batch
 from recall_lib.runs import Ragged, Windows
 from recall_lib.training import loader
+from recall_lib.training.launch import BACKENDS
 from recall_lib.training.loop import Run
-from recall_lib.training.ranks import Alone, Horovod, Ranks
+from recall_lib.training.ranks import Alone, Ranks
 from recall_lib.training.spec import SampleFile, TrainSpec
 
 HISTORY = 50  # clicks, of `gradients`
@@ -147,11 +148,11 @@ MEASURES: dict[str, Callable[..., dict[str, float]]] = {f.__name__: f for f in (
 def main() -> None:
     """Measure what the argument says."""
     task = json.loads(sys.argv[1])
-    core = task.pop("core")
+    core, over = task.pop("core"), task.pop("over")
     if core is not None:
         os.sched_setaffinity(0, [core])
     measure = MEASURES[task.pop("measure")]
-    ranks: Ranks = Horovod() if "HOROVOD_RANK" in os.environ else Alone()
+    ranks: Ranks = BACKENDS[over].join() if over else Alone()
     print(json.dumps(measure(ranks, **task)))
 
 

@@ -50,6 +50,7 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     manifest = ctx.tables.manifest("models", DAY)
     model, meta = checkpoint.load(ctx.tables.folder("models", DAY))
     assert manifest["version"] == meta["version"]
+    assert manifest["backend"] is None
     assert manifest["inputs"]["vocab"] == meta["vocab"] == ctx.tables.manifest("vocab", DAY)["digest"]
     assert len(model.item_vectors()) == meta["sizes"]["item_id"] == 2 + 9
     names = {file["name"] for file in manifest["files"]}

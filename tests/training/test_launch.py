@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,41 @@ import numpy as np
 import pytest
 import torch
 
-from recall_lib.errors import DataRefused, RecallError
+from recall_lib.config import Training
+from recall_lib.errors import DataRefused, RecallError, UsageError
 from recall_lib.io import locks
 from recall_lib.model import checkpoint
-from recall_lib.training.launch import launch
-from recall_lib.training.ranks import local_rendezvous
+from recall_lib.training import horovod_ranks
+from recall_lib.training.launch import BACKENDS, backend, launch
 from recall_lib.training.spec import FirstWeights, TrainSpec
 from tests.training.synthetic import VALUES, make_spec, sequences, write_runs, write_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"log.jsonl", "model.json", "model.safetensors"}
+needs_horovod = pytest.mark.skipif(not horovod_ranks.built(), reason="Horovod is not installed")
+ON_HOROVOD = pytest.param("horovod", marks=needs_horovod)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "with_horovod", "without"),
+    [
+        ("process", None, None),
+        ("local", "horovod", "torch"),
+        ("spark", "horovod", "torch"),
+        ("torch", "torch", "torch"),
+        ("spark_torch", "torch", "torch"),
+    ],
+)
+def test_what_connects_the_ranks(monkeypatch: pytest.MonkeyPatch, launcher: Any, with_horovod: str, without: str) -> None:
+    for built, expected in ((True, with_horovod), (False, without)):
+        monkeypatch.setattr(horovod_ranks, "built", lambda built=built: built)
+        assert backend(Training(launcher=launcher)) == expected
+
+
+def test_horovod_that_is_missing_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horovod_ranks, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"training\.launcher=torch"):
+        backend(Training(launcher="horovod"))
 
 
 def spec_of(tmp_path: Path, **training: Any) -> TrainSpec:
@@ -51,7 +78,7 @@ def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[s
     # One rank with twice the batch: the same targets a step.
     training = training | {"learning_rate": 0.01}
     alone, losses = launched(spec_of(tmp_path, batch_size=128, **training), tmp_path / "alone")
-    both, shared = launched(spec_of(tmp_path, batch_size=64, launcher="horovod", ranks=2, **training), tmp_path / "both")
+    both, shared = launched(spec_of(tmp_path, batch_size=64, launcher="local", ranks=2, **training), tmp_path / "both")
     assert alone.keys() == both.keys() == {"version", "targets", "epochs", "steps", "seconds", "validation"}
     assert all(alone[name] == both[name] for name in ("targets", "epochs", "steps"))
     # Which targets meet in a step differs, what an epoch teaches does not.
@@ -61,15 +88,20 @@ def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[s
 
 
 WORKER = """
-    import json, sys
+    import json, os, sys
     from pathlib import Path
     import torch
     from recall_lib.model import checkpoint
+    from recall_lib.training.launch import BACKENDS
     from recall_lib.training.loop import Run
-    from recall_lib.training.ranks import Horovod
     from recall_lib.training.spec import TrainSpec
 
-    ranks = Horovod()
+    ranks = BACKENDS[sys.argv[3]].join()
+    mine = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    sockets = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    listening = [row[1] for row in sockets if row[3] == "0A" and f"socket:[{row[9]}]" in mine]
+    assert bool(listening) == (sys.argv[3] == "torch")  # Horovod's ranks have stopped to listen once they have met
+    assert all(address.startswith("0100007F:") for address in listening), listening
     folder = Path(sys.argv[1]) / str(ranks.rank)
     folder.mkdir()
     run = Run(TrainSpec.model_validate_json(Path(sys.argv[2]).read_text()), ranks, folder)
@@ -88,36 +120,65 @@ WORKER = """
 """
 
 
-@pytest.mark.parametrize(("gradients", "warm"), [("dense", False), ("rows", False), ("dense", True)])
-def test_ranks_have_the_same_weights(tmp_path: Path, gradients: str, warm: bool) -> None:
-    spec = tmp_path / "spec.json"
-    training = {"loss": "sampled_softmax", "launcher": "horovod", "ranks": 2, "gradients": gradients, "learning_rate": 0.001}
-    wanted = spec_of(tmp_path, **training)
-    if warm:
-        facts, _ = launched(spec_of(tmp_path, epochs=1), tmp_path / "before")
-        vocab, folder = write_vocab(tmp_path / "vocab", VALUES), f"file://{tmp_path}/before"
-        start = FirstWeights(dt="2024-03-03", version=facts["version"], folder=folder, vocab=vocab)
-        wanted = wanted.model_copy(update={"first": start, "vocab_files": vocab})
-    spec.write_text(wanted.model_dump_json())
-    out = tmp_path / "out"
-    out.mkdir()
-    with local_rendezvous(2) as environments:
-        command = [sys.executable, "-c", textwrap.dedent(WORKER), str(out), str(spec)]
-        ranks = [subprocess.Popen(command, env=os.environ | own | {"OMP_NUM_THREADS": "1"}, cwd=ROOT) for own in environments]
-        assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
-    (first, facts), (second, _) = (checkpoint.unpack((out / str(rank) / "weights").read_bytes()) for rank in range(2))
-    assert facts == {"sum": [2.0, 1.0]}
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-    if warm:
-        # 7 small steps from the earlier model's weights; drawn ones are farther away.
-        before = checkpoint.load(tmp_path / "before")[0].state_dict()["item_table.weight"]
-        assert (first["item_table.weight"] - before).abs().max() < 0.02
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, list[dict[str, torch.Tensor]]]]:
+    """Two local ranks that have run WORKER: their folder, and each one's weights; with `warm` they start from before/."""
+
+    @cache
+    def on_two_ranks(over: str, gradients: str, warm: bool = False) -> tuple[Path, list[dict[str, torch.Tensor]]]:
+        folder = tmp_path_factory.mktemp(over)
+        training = {"loss": "sampled_softmax", "launcher": over, "ranks": 2, "gradients": gradients, "learning_rate": 0.001}
+        wanted = spec_of(folder, **training)
+        if warm:
+            facts, _ = launched(spec_of(folder, epochs=1), folder / "before")
+            vocab, before = write_vocab(folder / "vocab", VALUES), f"file://{folder}/before"
+            start = FirstWeights(dt="2024-03-03", version=facts["version"], folder=before, vocab=vocab)
+            wanted = wanted.model_copy(update={"first": start, "vocab_files": vocab})
+        (folder / "spec.json").write_text(wanted.model_dump_json())
+        command = [sys.executable, "-c", textwrap.dedent(WORKER), str(folder), str(folder / "spec.json"), over]
+        with BACKENDS[over].local_rendezvous(2) as environments:
+            ranks = [
+                subprocess.Popen(command, env=os.environ | own | {"OMP_NUM_THREADS": "1"}, cwd=ROOT) for own in environments
+            ]
+            assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+        found = [checkpoint.unpack((folder / str(rank) / "weights").read_bytes()) for rank in range(2)]
+        assert [facts for _, facts in found] == [{"sum": [2.0, 1.0]}] * 2
+        return folder, [weights for weights, _ in found]
+
+    return on_two_ranks
 
 
-def test_the_rendezvous_listens_on_the_loopback_alone() -> None:
-    with local_rendezvous(2) as environments:
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("gradients", ["dense", "rows"])
+@pytest.mark.parametrize("over", [ON_HOROVOD, "torch"])
+def test_ranks_have_the_same_weights(trained: Any, over: str, gradients: str) -> None:
+    _, (first, second) = trained(over, gradients)
+    assert_equal(first, second)
+
+
+@needs_horovod
+@pytest.mark.parametrize("gradients", ["dense", "rows"])
+def test_two_ranks_have_the_same_weights_over_horovod_and_torch(trained: Any, gradients: str) -> None:
+    # A sum of two has one order only; of more than two each library has its own.
+    assert_equal(trained("horovod", gradients)[1][0], trained("torch", gradients)[1][0])
+
+
+def test_ranks_start_from_an_earlier_model(trained: Any) -> None:
+    folder, (first, second) = trained("horovod" if horovod_ranks.built() else "torch", "dense", warm=True)
+    assert_equal(first, second)
+    # 7 small steps from the earlier model's weights; drawn ones are farther away.
+    before = checkpoint.load(folder / "before")[0].state_dict()["item_table.weight"]
+    assert (first["item_table.weight"] - before).abs().max() < 0.02
+
+
+@needs_horovod
+def test_horovods_rendezvous_listens_on_the_loopback_alone() -> None:
+    with horovod_ranks.local_rendezvous(2) as environments:
         assert {env["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for env in environments} == {"127.0.0.1"}
         port = int(environments[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"])
         listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -125,32 +186,35 @@ def test_the_rendezvous_listens_on_the_loopback_alone() -> None:
     assert addresses == ["0100007F"]
 
 
-def test_a_refusal_in_a_rank_is_a_refusal_here(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, launcher="horovod", ranks=2)
+@pytest.mark.parametrize("over", [ON_HOROVOD, "torch"])
+def test_a_refusal_in_a_rank_is_a_refusal_here(tmp_path: Path, over: str) -> None:
+    spec = spec_of(tmp_path, launcher=over, ranks=2)
     wrong = [file.model_copy(update={"targets": file.targets + 1}) for file in spec.train]
     with pytest.raises(DataRefused, match="fewer targets"):
         launch(spec.model_copy(update={"train": wrong}), tmp_path)
 
 
-def test_a_rank_that_dies_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Imported by every Python process before its own code: rank 1 kills itself once it has met the other.
+@pytest.mark.parametrize("over", [ON_HOROVOD, "torch"])
+def test_a_rank_that_dies_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str) -> None:
+    # Imported by every Python process before its own code: rank 1 kills itself once rank 0 trains.
     (tmp_path / "sitecustomize.py").write_text(
         textwrap.dedent("""
-        import os, signal, sys, threading, time
+        import os, signal, threading, time
+        from pathlib import Path
 
         def die_at_work():
-            while not getattr(sys.modules.get("horovod.torch"), "is_initialized", bool)():
+            log = Path(__file__).with_name("log.jsonl")
+            while not log.exists() or not log.stat().st_size:
                 time.sleep(0.1)
-            time.sleep(1)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        if os.environ.get("HOROVOD_RANK") == "1":
+        if "1" in (os.environ.get("HOROVOD_RANK"), os.environ.get("RANK")):
             threading.Thread(target=die_at_work, daemon=True).start()
         """)
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(RecallError, match="rank 1 ended with code -9"):
-        launch(spec_of(tmp_path, launcher="horovod", ranks=2, epochs=100_000), tmp_path)
+        launch(spec_of(tmp_path, launcher=over, ranks=2, epochs=100_000), tmp_path)
 
 
 DRIVER = """
@@ -164,7 +228,7 @@ DRIVER = """
 
 
 def test_ranks_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text(spec_of(tmp_path, launcher="horovod", ranks=2, epochs=100_000).model_dump_json())
+    (tmp_path / "spec.json").write_text(spec_of(tmp_path, launcher="local", ranks=2, epochs=100_000).model_dump_json())
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path / "spec.json"), str(tmp_path)]
     driver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 120
@@ -200,16 +264,36 @@ SPARK = """
 """
 
 
-def test_two_ranks_in_executors(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, launcher="spark", ranks=2, epochs=2)
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    out = tmp_path / "out"
-    out.mkdir()
-    command = [sys.executable, "-c", textwrap.dedent(SPARK), str(tmp_path / "spec.json"), str(out)]
-    # A session of its own: the tests' shared one runs in this process.
-    subprocess.run(command, check=True, timeout=400, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    facts = json.loads((out / "facts").read_text())
-    assert {path.name for path in out.iterdir()} >= FILES
-    assert checkpoint.load(out)[1]["version"] == facts["version"]
+@pytest.fixture(scope="module")
+def in_executors(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What a training on two ranks in executors says, trained once by each launcher."""
+
+    @cache
+    def facts_of(launcher: str) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp(launcher)
+        spec = spec_of(folder, launcher=launcher, ranks=2, epochs=2)
+        if launcher == "spark_torch":
+            return launched(spec, folder / "out")[0]
+        (folder / "out").mkdir()
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        command = [sys.executable, "-c", textwrap.dedent(SPARK), str(folder / "spec.json"), str(folder / "out")]
+        # A session of its own: the tests' shared one runs in this process.
+        subprocess.run(command, check=True, timeout=400, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        facts: dict[str, Any] = json.loads((folder / "out/facts").read_text())
+        assert {path.name for path in (folder / "out").iterdir()} >= FILES
+        assert checkpoint.load(folder / "out")[1]["version"] == facts["version"]
+        return facts
+
+    return facts_of
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("spark", marks=needs_horovod), "spark_torch"])
+def test_two_ranks_in_executors(in_executors: Any, launcher: str) -> None:
+    facts = in_executors(launcher)
     assert facts.keys() == {"version", "targets", "epochs", "steps", "seconds", "validation"}
     assert facts["validation"]["users"] == 30
+
+
+@needs_horovod
+def test_two_ranks_in_executors_make_one_model_over_horovod_and_torch(in_executors: Any) -> None:
+    assert in_executors("spark")["version"] == in_executors("spark_torch")["version"]
