@@ -20,7 +20,7 @@ setup(
         "petastorm>=0.12.1,<0.13",  # 0.13 asks for setuptools<70, PyTorch for >=77
         "pyarrow>=18,<27",
         "numpy>=2,<3",
-        "pandas>=2.2,<3",  # PySpark 4.3 warns of pandas 3,
+        "pandas>=2.2,<3",  # PySpark 4.3 warns of pandas 3
         "scipy",
         "torch>=2.10",
         "faiss-cpu>=1.9",
