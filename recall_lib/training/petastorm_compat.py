@@ -96,10 +96,10 @@ class ParquetDatasetPiece(NamedTuple):
 
 
 class _Worker(arrow_reader_worker.ArrowReaderWorker):
-    """Puts an error into the queue of results, unless the reader has stopped.
+    """Puts an error into the queue of results like a result.
 
-    Petastorm's thread would put it there itself (workers_pool/thread_pool.py:72). But if the queue is full and nobody reads
-    it any more, the thread waits forever, and so does the reader's join().
+    Petastorm's thread would first print it with its traceback (workers_pool/thread_pool.py:72). Then it would wait for room
+    in the queue, and if nobody reads the queue any more, the reader's join() would wait with it forever.
     """
 
     def process(self, *args: Any, **keywords: Any) -> None:

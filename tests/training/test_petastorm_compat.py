@@ -134,6 +134,10 @@ def footer_flipped(path: Path) -> None:
     path.write_bytes(data)
 
 
+def names_not_utf8(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"item_index", b"item\xffindex"))
+
+
 def page_overwritten(path: Path) -> None:
     """Of the last row group: the footer is sound, and the reader's thread meets it."""
     data = bytearray(path.read_bytes())
@@ -150,7 +154,7 @@ def two(tmp_path: Path) -> list[SampleFile]:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("damage", [truncated, emptied, removed, footer_flipped, page_overwritten])
+@pytest.mark.parametrize("damage", [truncated, emptied, removed, footer_flipped, names_not_utf8, page_overwritten])
 def test_a_damaged_file_is_named_and_the_reader_ends(
     two: list[SampleFile], damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,14 +167,12 @@ def test_a_damaged_file_is_named_and_the_reader_ends(
 
 @pytest.mark.timeout(60)
 def test_a_reader_that_is_left_early_ends_although_its_thread_has_met_damage(tmp_path: Path) -> None:
-    path = tmp_path / "bad.parquet"
-    for sound in range(1, 6):  # row groups; with some number of them the queue is full just when the damage is met
-        file = write_runs(path, sequences(sound + 1, 5, ordered=True), row_group_size=1)
-        page_overwritten(path)
-        stream = read_runs([file.url], FEATURES, SAMPLES)
-        next(stream)
-        time.sleep(0.2)  # the thread is as far as it can get
-        stream.close()
+    write_runs(tmp_path / "bad", sequences(3, 5, ordered=True), row_group_size=1)
+    page_overwritten(tmp_path / "bad")
+    stream = groups(tmp_path, ["bad"], schema_fields=["item_index"], results_queue_size=3)
+    next(stream)
+    time.sleep(0.5)  # the two sound row groups have filled the queue: the error has no room
+    stream.close()
 
 
 @pytest.mark.parametrize("mask", [0x01, 0xFF])
