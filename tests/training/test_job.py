@@ -66,6 +66,24 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     assert ctx.tables.manifest("models", DAY)["version"] == meta["version"]
 
 
+def test_another_width_asks_for_another_model_alone(config: Config, run_jobs: Callable[..., Context]) -> None:
+    """Vocabulary and samples do not depend on it; other counts they do."""
+    run_jobs(config, CLICKED, "events")
+    run_jobs(config, DAY, "vocab", "samples")
+    wider = {"item_id": ItemId(min_count=1, dim=6)}
+    wide = config.model_copy(
+        update={
+            "features": config.features.model_copy(update=wider),
+            "model": config.model.model_copy(update={"tower": (8, 6)}),
+        }
+    )
+    model, _ = checkpoint.load(run_jobs(wide, DAY, "samples", "train").tables.folder("models", DAY))
+    assert model.item_table.weight.shape[1] == 6
+    rarer = config.model_copy(update={"features": config.features.model_copy(update={"item_id": ItemId(min_count=2, dim=4)})})
+    with pytest.raises(DataRefused, match=r"samples/dt=.* other settings in features.item_id.min_count"):
+        jobs.train.run(Context(rarer, DAY, "test"))
+
+
 def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
     config: Config, write_log: Callable[[str, list[str]], Path], run_jobs: Callable[..., Context]
 ) -> None:
