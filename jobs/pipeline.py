@@ -1,15 +1,15 @@
 """Every stage for one day: from the raw log to the top-N table, its metrics and its report."""
 
+import importlib
 import sys
 from collections.abc import Collection
 
-from jobs import events, index, items, metrics, popular, related, report, samples, top_n, train, vectors, vocab
-from recall_lib import log
+from recall_lib import datasets, log
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.training.spec import first_weights
 
-STAGES = (events, vocab, items, samples, train, vectors, index, popular, top_n, related, metrics, report)
+STAGES = tuple(importlib.import_module(f"jobs.{job}") for job in datasets.jobs())
 
 
 def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
@@ -21,10 +21,7 @@ def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
         if jobs is not None and name not in jobs:
             continue
         log.bind(stage=name)
-        if stage is events:
-            events.run(ctx, backfill=True)
-        else:
-            stage.run(ctx)
+        stage.run(ctx, **({"backfill": True} if name == "events" else {}))
 
 
 if __name__ == "__main__":

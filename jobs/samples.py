@@ -20,8 +20,7 @@ def run(ctx: Context) -> None:
     """Publish samples/dt for every split; with protocol `day` the test split waits for the events of dt."""
     config = ctx.config
     first_weights(Tables(config), ctx.dt)  # a day that cannot be trained is refused before Spark starts
-    same = ("features", "input.ordering", "evaluation.protocol", "samples.look_back_days", "seed")
-    ctx.tables.require_settings("vocab", ctx.dt, *same)
+    ctx.tables.require_settings("vocab", ctx.dt)
     events, inputs = ctx.history()
     vocab, inputs["vocab"] = ctx.vocab()
     facts = ctx.tables.manifest("vocab", ctx.dt)

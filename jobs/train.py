@@ -58,7 +58,7 @@ def _inputs(ctx: Context, first: FirstWeights | None) -> dict[str, str]:
     config, tables = ctx.config, ctx.tables
     inputs = {"vocab": tables.manifest("vocab", ctx.dt)["digest"]}
     for split in ("train", "validation"):
-        manifest = tables.require_settings("samples", ctx.dt, "features", "samples", split=split)
+        manifest = tables.require_settings("samples", ctx.dt, split=split)
         if manifest["inputs"].get("vocab") != inputs["vocab"]:
             raise DataRefused(
                 f"samples/dt={ctx.dt}/split={split} was made with another vocabulary: run `recall samples --dt {ctx.dt}`"

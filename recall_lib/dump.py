@@ -50,7 +50,7 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
         DataRefused: the samples or their vocabulary are not published.
     """
     tables = Tables(config)
-    tables.require_settings("samples", dt, "features", "samples", split=split)
+    tables.require_settings("samples", dt, split=split)
     values = _values_by_index(tables, dt)
     for name in tables.files("samples", dt, split=split):
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
+from recall_lib.datasets import other_settings
 from recall_lib.errors import DataRefused
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.inference.fingerprints import serving_day
@@ -204,9 +205,8 @@ def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
 
     The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
     """
-    ours = ctx.config.model_dump(mode="json")
     before = {day: ctx.tables.manifest("events", day) for day in days if ctx.tables.find("events", day)}
-    same = [day for day, old in before.items() if all(old["config"][name] == ours[name] for name in ("input", "features"))]
+    same = [day for day, old in before.items() if not other_settings("events", old["config"], ctx.config)]
     columns = [*schemas.events(ctx.config.features).names, "dt"]
     now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
     kept = {day for day in same if before[day]["digest"] == now.get(day, (0, EMPTY_DIGEST))[1]}

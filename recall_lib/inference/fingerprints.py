@@ -25,7 +25,7 @@ def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
     Raises:
         DataRefused: one is not published, or the model was trained on another vocabulary or with other settings.
     """
-    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt, "features", "samples", "model")
+    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt)
     if model["inputs"]["vocab"] != vocab:
         raise DataRefused(
             f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"
@@ -39,8 +39,7 @@ def items_of_vocab(tables: Tables, dt: str) -> dict[str, Any]:
     Raises:
         DataRefused: it is not published, or was made with another vocabulary or for other settings.
     """
-    prior = ("model.recency.half_life_hours", "model.recency.feature")  # the weight is the vectors'
-    manifest = tables.require_settings("items", dt, "features", *prior)
+    manifest = tables.require_settings("items", dt)
     if manifest["inputs"]["vocab"] != tables.manifest("vocab", dt)["digest"]:
         raise DataRefused(f"items/dt={dt} was made with another vocabulary: run `recall items --dt {dt}`")
     return manifest

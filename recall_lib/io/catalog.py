@@ -21,6 +21,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib import schemas
 from recall_lib.config import Features
+from recall_lib.datasets import DATASETS
 from recall_lib.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,21 +30,8 @@ if TYPE_CHECKING:
 
 def declared(features: Features) -> dict[str, tuple[StructType, tuple[str, ...]]]:
     """{table: (its columns in the files, the columns it is partitioned by)}; the other datasets are artefacts."""
-    vectors = StructType([field for field in schemas.USER_VECTORS if field.name != "vector"] + list(schemas.ITEM_VECTORS))
-    by_day = {
-        "events": schemas.events(features),
-        "rejects": schemas.REJECTS,
-        "vocab": schemas.VOCAB,
-        "items": schemas.items(features),
-        "popular": schemas.POPULAR,
-        "top_n": schemas.TOP_N,
-        "top_n_user_id": schemas.TOP_N,
-        "related": schemas.RELATED,
-    }
-    return {name: (schema, ("dt",)) for name, schema in by_day.items()} | {
-        "samples": (schemas.runs(features), ("dt", "split")),
-        "vectors": (vectors, ("dt", "kind")),  # files of either kind lack the other's id: it is null
-    }
+    rows = [row for row in DATASETS.values() if row.columns]
+    return {row.name: (row.columns(features), ("dt", *filter(None, [row.key]))) for row in rows if row.columns}
 
 
 def create_table(dataset: str, features: Features, database: str, root: str) -> str:

@@ -28,6 +28,7 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from recall_lib import __version__
 from recall_lib.config import Config
+from recall_lib.datasets import DATASETS, other_settings
 from recall_lib.errors import DataRefused
 from recall_lib.io import audits, locks
 from recall_lib.io.addresses import resolve
@@ -36,13 +37,6 @@ from recall_lib.schemas import enforce
 
 MANIFEST = "_manifest.json"
 _ASIDE = re.compile(r"(?P<dataset>\w+)-dt=(?P<dt>\d{4}-\d\d-\d\d)(?:-(?P<key>\w+)=(?P<value>\w+))?")
-# Which command makes a dataset, for the message when it is missing.
-_MADE_BY = {
-    "rejects": "events",
-    "models": "train",
-    "reports": "report",
-    "top_n_user_id": "top_n",
-}
 
 
 class Tables:
@@ -125,9 +119,7 @@ class Tables:
         folder = self.find(dataset, dt, **keys)
         if folder is None:
             what = "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())])
-            raise DataRefused(
-                f"{what} is not published under {self.root}: run `recall {_MADE_BY.get(dataset, dataset)} --dt {dt}`"
-            )
+            raise DataRefused(f"{what} is not published under {self.root}: run `recall {DATASETS[dataset].job} --dt {dt}`")
         return folder
 
     def files(self, dataset: str, dt: str, **keys: str) -> tuple[str, ...]:
@@ -142,18 +134,24 @@ class Tables:
             with suppress(FileNotFoundError):  # replaced between the look and the read: it is looked for anew
                 return self.read_json(f"{folder}/{MANIFEST}")
 
-    def require_settings(self, dataset: str, dt: str, *settings: str, **keys: str) -> dict[str, Any]:
-        """The manifest of a publication that was made with the same settings (sections, or section.key).
+    def require_settings(self, dataset: str, dt: str, *only: str, **keys: str) -> dict[str, Any]:
+        """The manifest of a publication that was made with the settings of now.
+
+        Args:
+            dataset: of it.
+            dt: of it.
+            only: the settings that count, in place of all that the dataset's declaration names.
+            keys: of it.
 
         Raises:
             DataRefused: it is not there, or was made with others.
         """
-        manifest, ours = self.manifest(dataset, dt, **keys), self.config.model_dump(mode="json")
-        changed = [name for name in settings if _setting(manifest["config"], name) != _setting(ours, name)]
+        manifest = self.manifest(dataset, dt, **keys)
+        changed = other_settings(dataset, manifest["config"], self.config, only=only)
         if changed:
             raise DataRefused(
                 f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: take those again, or run "
-                f"`recall {_MADE_BY.get(dataset, dataset)} --dt {dt}` and what follows it with these"
+                f"`recall {DATASETS[dataset].job} --dt {dt}` and what follows it with these"
             )
         return manifest
 
@@ -462,13 +460,6 @@ def _now() -> str:
 def _described(contents: tuple[int, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     rows, digest = contents or (0, EMPTY_DIGEST)
     return {"rows": rows, "digest": digest, **facts}
-
-
-def _setting(config: Any, name: str) -> Any:
-    """A section or a key; None below a section that is switched off."""
-    for part in name.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
 
 
 def _digest(rows: int, *sums: str | None) -> str:

@@ -5,30 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from recall_lib import datasets
 from recall_lib.io.tables import Tables
 
-# Every publication of a day, in the order the stages make them, with its further keys.
-_PUBLICATIONS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("vocab", {}),
-    ("samples", {"split": "train"}),
-    ("samples", {"split": "validation"}),
-    ("samples", {"split": "test"}),
-    ("models", {}),
-    ("vectors", {"kind": "item"}),
-    ("vectors", {"kind": "user"}),
-    ("index", {}),
-    ("popular", {}),
-    ("top_n", {}),
-    ("top_n_user_id", {}),
-    ("related", {}),
-    ("metrics", {}),
-)
 # What every manifest holds; the rest are a stage's own facts.
 _COMMON = {
     "dataset",
     "dt",
-    "split",
-    "kind",
     "digest",
     "inputs",
     "vocab",
@@ -54,7 +37,9 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     ordered = tables.config.input.ordering == "time"
     manifests = {day: tables.manifest("events", day) for day in days if (day <= dt if ordered else day == dt)}
     newest = max(manifests.values(), key=lambda manifest: manifest["published_at"], default={})
-    found = [(name, keys) for name, keys in _PUBLICATIONS if tables.find(name, dt, **keys)]
+    # Events and rejects are of all days, and shown apart; the report cannot show itself.
+    rows = [row for row in datasets.in_order() if row.job not in ("events", "report")]
+    found = [(row.name, part) for row in rows for part in row.parts() if tables.find(row.name, dt, **part)]
     return {
         "dt": dt,
         "account": newest.get("log", {}),
@@ -75,7 +60,7 @@ def _named(name: str, keys: dict[str, str]) -> str:
 
 def _stage(tables: Tables, dt: str, name: str, keys: dict[str, str]) -> dict[str, Any]:
     manifest = tables.manifest(name, dt, **keys)
-    facts = flatten({key: value for key, value in manifest.items() if key not in _COMMON})
+    facts = flatten({key: value for key, value in manifest.items() if key not in {*_COMMON, *keys}})
     targets = [file["values"]["example_age"] for file in manifest["files"] if "example_age" in file.get("values", {})]
     return {
         "name": _named(name, keys),
