@@ -5,7 +5,6 @@ import sys
 from collections.abc import Collection
 
 from recall_lib import datasets, log
-from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.training.spec import first_weights
 
@@ -15,13 +14,16 @@ STAGES = tuple(importlib.import_module(f"jobs.{job}") for job in datasets.jobs()
 def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
     """Ingest the days up to dt that the log has and events lacks, then run every stage for dt; `jobs`: only those named."""
     if jobs is None or {"samples", "train"} & set(jobs):
-        first_weights(Tables(ctx.config), ctx.dt)  # a day that cannot be trained is refused before anything is done
+        first_weights(ctx.tables, ctx.dt)  # a day that cannot be trained is refused before anything is done
     for stage in STAGES:
         name = stage.__name__.removeprefix("jobs.")
         if jobs is not None and name not in jobs:
             continue
         log.bind(stage=name)
-        stage.run(ctx, **({"backfill": True} if name == "events" else {}))
+        if name == "events":
+            stage.run(ctx, backfill=True)
+        else:
+            stage.run(ctx)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Dataset:
         """The names of the publications that a day must have."""
         optional = self.may_lack(config)
         parts = [part for part in self.parts() if part.get(self.key) not in optional]
-        return [publication(self.name, part) for part in parts] if self.asked_for(config) else []
+        return [name_of(self.name, part) for part in parts] if self.asked_for(config) else []
 
 
 def _all_of(section: type[Training | TopN], name: str, *, but: set[str]) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ _ROWS = (
 DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
 
 
-def publication(dataset: str, keys: Mapping[str, str]) -> str:
+def name_of(dataset: str, keys: Mapping[str, str]) -> str:
     """The name of one publication of a day, e.g. samples/split=train."""
     return "/".join([dataset, *(f"{key}={value}" for key, value in keys.items())])
 

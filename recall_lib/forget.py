@@ -27,6 +27,7 @@ from recall_lib.config import load_config
 from recall_lib.datasets import Dataset
 from recall_lib.errors import UsageError
 from recall_lib.io import locks
+from recall_lib.io.publication import Publication
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.user.strip():
             raise UsageError("--user is empty: give the user_id, as it is in the events")
         config = load_config(args.config, args.overrides)
-        tables = Tables(config, spark=start(config.spark, "recall forget") if config.tables.database else None)
+        tables = Tables(config, start_spark=lambda: start(config.spark, "recall forget"))
         log.bind(run_id=tables.run_id)
         found = False
         for place, rows in forget(tables, args.user):
@@ -82,25 +83,25 @@ def _forget_in_all(tables: Tables, rows: Iterable[Dataset], user: str) -> Iterat
     for row in rows:
         for dt, keys in tables.publications(row.name):
             with locks.held(tables.config.paths.root, f"dt={dt}", tables.run_id):
-                removed = _forget_in(tables, row, dt, keys, user)
+                publication = tables.get(row.name, dt, **keys)
+                removed = _forget_in(tables, publication, row.user_column, user)
             if removed:
-                yield datasets.publication(row.name, {"dt": dt, **keys}), removed
+                yield publication.name, removed
 
 
-def _forget_in(tables: Tables, row: Dataset, dt: str, keys: dict[str, str], user: str) -> int:
-    folder, find = tables.folder(row.name, dt, **keys), _FIND[row.user_column]
-    names = [file["name"] for file in tables.manifest(row.name, dt, **keys)["files"]]
-    rows = dict.fromkeys(names, 0)
-    for name in names:
-        for group in _groups(tables, folder, name, row.user_column):
+def _forget_in(tables: Tables, publication: Publication, user_column: str, user: str) -> int:
+    folder, find = publication.folder, _FIND[user_column]
+    rows = {file["name"]: 0 for file in publication.manifest["files"]}
+    for name in rows:
+        for group in _groups(tables, folder, name, user_column):
             rows[name] += pc.sum(find(group, user)).as_py() or 0
     hit = {name: n for name, n in rows.items() if n}
     if hit:
-        with tables.amended(row.name, dt, **keys) as staging:
+        with tables.amended(publication) as staging:
             for name in hit:
                 tables.fs.rm_file(f"{staging}/{name}")
-                _rewrite(tables, f"{folder}/{name}", f"{staging}/{tables.run_id}-{name}", row.user_column, user)
-    tables.drop_old_versions(row.name, dt, **keys)
+                _rewrite(tables, f"{folder}/{name}", f"{staging}/{tables.run_id}-{name}", user_column, user)
+    tables.drop_old_versions(publication)
     return sum(hit.values())
 
 

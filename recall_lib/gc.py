@@ -21,7 +21,8 @@ from recall_lib.datasets import DATASETS
 from recall_lib.errors import Busy, UsageError
 from recall_lib.inference.fingerprints import serving_day
 from recall_lib.io import locks
-from recall_lib.io.tables import MANIFEST, Tables, named_aside
+from recall_lib.io.folders import MANIFEST, named_aside
+from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.keep_days is not None and args.keep_days < 1:
             raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
         config = load_config(args.config, args.overrides)
-        tables = Tables(config, spark=start(config.spark, "recall gc") if config.tables.database else None)
+        tables = Tables(config, start_spark=lambda: start(config.spark, "recall gc"))
         found = list(garbage(tables, args.keep_days))
         verb = "would remove" if args.dry_run else "removes"
         for item in found:
@@ -151,10 +152,11 @@ def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) ->
 
 
 def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:
-    latest = f"{tables.root}/models/latest.json"
-    in_use = {tables.read_json(latest)["dt"]} if tables.fs.exists(latest) else set()
+    latest = tables.latest("models")
+    in_use = {latest["dt"]} if latest else set()
     kept = keep_days or tables.config.retention.tables_days or 0
-    in_use |= {serving for day in tables.days("models")[-kept:] if (serving := serving_day(tables, day)) != day}
+    models = [tables.get("models", day) for day in tables.days("models")[-kept:]]
+    in_use |= {serving_day(model) for model in models if serving_day(model) != model.dt}
     for row in DATASETS.values():
         keep = keep_days or getattr(tables.config.retention, row.retention)
         days = tables.days_with_folders(row.name)

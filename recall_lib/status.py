@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +20,9 @@ from typing import Any
 from recall_lib import datasets, log
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.datasets import DATASETS
-from recall_lib.errors import DataRefused
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST, Tables
+from recall_lib.io.digests import EMPTY_DIGEST
+from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
@@ -78,7 +77,7 @@ class Days:
         # The clicks of the day itself are no input of its tables where the days are in order: they may be missing.
         needed = [job for job in by_job if (job in jobs if jobs is not None else job != "events" or not ordered)]
         rows = [row for row in DATASETS.values() if row.asked_for(self.config)]
-        names = [datasets.publication(row.name, part) for row in rows for part in row.parts()]
+        names = [datasets.name_of(row.name, part) for row in rows for part in row.parts()]
         manifests = {name: found for name in names if (found := self._manifest(name, dt))}
         path = failure_file(self.tables, dt)
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
@@ -116,13 +115,12 @@ class Days:
         past = {name: digest for name, digest in model.get("inputs", {}).items() if "models/dt=" <= name < oldest}
         return past | digests
 
-    def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
+    def _manifest(self, name: str, dt: str) -> Mapping[str, Any] | None:
         """A publication's manifest, None without one."""
         dataset, *rest = name.split("/")
         keys = dict(part.split("=") for part in rest)
-        with suppress(DataRefused):
-            return self.tables.manifest(dataset, dt, **keys)
-        return None
+        found = self.tables.look(dataset, dt, **keys)
+        return found.manifest if found else None
 
 
 def failure_file(tables: Tables, dt: str) -> str:
@@ -216,9 +214,8 @@ def overview(days: Days) -> list[str | Table]:
         note = "; ".join(filter(None, (f"serves: {serving}" if serving != dt else "", note)))
         rows.append((dt, day.state, *facts(days.tables, dt, day.manifests), note))
     others = [f"{name} is held by {owner}" for name, owner in running.items() if not name.startswith("dt=")]
-    latest = f"{days.tables.root}/models/latest.json"
-    if days.tables.fs.exists(latest):
-        others.append(f"latest model: {days.tables.read_json(latest)['dt']}")
+    if latest := days.tables.latest("models"):
+        others.append(f"latest model: {latest['dt']}")
     return [clicks, rows if known else "no day is published", *others]
 
 
@@ -239,7 +236,7 @@ def hit_rate(tables: Tables, dt: str, manifests: Manifests) -> str:
     """HR@10 of the day's model on its test clicks, `pending` until there are any."""
     if "metrics" not in manifests or manifests["metrics"]["status"] == "pending":
         return manifests.get("metrics", {}).get("status", "-")
-    metrics = json.loads(tables.fs.cat_file(f"{tables.folder('metrics', dt)}/metrics.json"))
+    metrics = json.loads(tables.fs.cat_file(f"{tables.get('metrics', dt).folder}/metrics.json"))
     return figure(metrics["model"]["hr@10"] if metrics["users"] else None)
 
 

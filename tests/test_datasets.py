@@ -124,7 +124,7 @@ def test_a_dataset_is_one_row(config_file: str, monkeypatch: pytest.MonkeyPatch)
     assert order.index("vectors") < order.index("segment") < order.index("report")
     assert Days(config).day(DT).why == "without segments"
     with pytest.raises(DataRefused, match=f"run `recall segment --dt {DT}`"):
-        tables.folder("segments", DT)
+        tables.get("segments", DT)
     for day in DAYS[1:]:
         publish(config, "segments", day)
     assert why(config_file) == ""
@@ -133,8 +133,8 @@ def test_a_dataset_is_one_row(config_file: str, monkeypatch: pytest.MonkeyPatch)
     assert "segments" in collect(tables, DT)["digests"]
     assert declared(config.features)["segments"] == (schemas.USER_VECTORS, ("dt",))
     assert f"segments/dt={DAYS[1]}" in {item.path.removeprefix(f"{tables.root}/") for item in garbage(tables, 1)}
-    with tables.publish_files("segments", DT, facts={"rows": 2}) as folder:
-        pq.write_table(pa.table({"user_id": ["a", "b"], "vector": [[0.5], [1.0]]}), folder / "part-0.parquet")
+    with tables.publishing("segments", DT, facts={"rows": 2}) as staged:
+        pq.write_table(pa.table({"user_id": ["a", "b"], "vector": [[0.5], [1.0]]}), staged.folder / "part-0.parquet")
     assert (f"segments/dt={DT}", 1) in forget(tables, "a")
 
 

@@ -11,7 +11,7 @@ import pytest
 from recall_lib import cli, datasets, log
 from recall_lib.config import Config, load_config
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST
+from recall_lib.io.digests import EMPTY_DIGEST
 from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Days, judge
 
 DT = "2024-01-03"
@@ -120,7 +120,10 @@ def test_a_failure_counts_until_all_is_published_after_it() -> None:
 def test_publications_are_in_the_order_of_the_pipeline() -> None:
     from jobs import pipeline
 
-    assert [stage.__name__ for stage in pipeline.STAGES] == [f"jobs.{job}" for job in datasets.jobs()]
+    order = ["events", "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n", "related"]
+    order += ["metrics", "report"]
+    assert [stage.__name__ for stage in pipeline.STAGES] == [f"jobs.{job}" for job in order]
+    assert list(datasets.required(Config())) == order
     assert "top_n_user_id" not in datasets.required(Config())["top_n"]
 
 
