@@ -42,12 +42,13 @@ def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
         clicks = transform.kept_clicks(judged, settings.format, features).persist()
         account = transform.account(judged, clicks, settings)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
-        shared = {"log": account}
-        ctx.tables.publish_days(transform.rejects(judged), schemas.REJECTS, "rejects", sorted({*days, ctx.dt}), facts=shared)
+        with ctx.tables.publishing("rejects", sorted({*days, ctx.dt}), facts={"log": account}) as staged:
+            staged.write(transform.rejects(judged), schemas.REJECTS)
         days = reading.changed_days(ctx, clicks, days)
         clicks = clicks.where(F.col("dt").isin(days))
-        spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())
-        ctx.tables.publish_days(spread, schemas.events(features), "events", days, facts=shared)
+        with ctx.tables.publishing("events", days, facts={"log": account}) as staged:
+            spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())
+            staged.write(spread, schemas.events(features))
     finally:
         ctx.spark.catalog.clearCache()
 

@@ -11,10 +11,10 @@ and item_vectors_simple_lsh_unit.npy (of norm 1); the user side of both is [u/|u
 import sys
 
 import numpy as np
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
-from recall_lib.inference import fingerprints
 from recall_lib.inference.item_table import read_item_vectors
 from recall_lib.job import Context, main
 from recall_lib.retrieval import simple_lsh
@@ -26,22 +26,20 @@ USERS, DRAWN = 2000, 4  # that an index is tried on; of whom so many times as ma
 
 def run(ctx: Context) -> None:
     """Publish index/dt."""
-    tables, settings, n = ctx.tables, ctx.config.index, ctx.config.top_n.n
-    stamp = fingerprints.model_of_vocab(tables, fingerprints.serving_day(tables, ctx.dt))
-    for kind in ("item", "user"):
-        fingerprints.require_stamp(tables, stamp, "vectors", ctx.dt, kind=kind)
-    inputs = {f"vectors/kind={kind}": tables.manifest("vectors", ctx.dt, kind=kind)["digest"] for kind in ("item", "user")}
-    item_ids, vectors = read_item_vectors(tables.files("vectors", ctx.dt, kind="item"))
-    users = sample_users(ctx, vectors.shape[1])
+    settings, n = ctx.config.index, ctx.config.top_n.n
+    of_items, of_users = (ctx.serving.require(ctx.tables.get("vectors", ctx.dt, kind=kind)) for kind in ("item", "user"))
+    inputs = {"vectors/kind=item": of_items.digest, "vectors/kind=user": of_users.digest}
+    item_ids, vectors = read_item_vectors(of_items.files)
+    users = sample_users(of_users.read(schemas.USER_VECTORS), ctx.config.seed, vectors.shape[1])
     if settings.factory:
         index = ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe)
         facts = {"factory": settings.factory, "nprobe": settings.nprobe} | measure(index, index.exact(), users, n)
     else:
         index, facts = build_by_promise(vectors, item_ids, users, n, settings.recall_target)
-    with tables.publish_files("index", ctx.dt, inputs=inputs, facts=stamp | facts) as folder:
-        index.save(folder)
-        np.save(folder / "item_vectors_simple_lsh.npy", simple_lsh.precise_items(vectors))
-        np.save(folder / "item_vectors_simple_lsh_unit.npy", simple_lsh.unit_items(vectors))
+    with ctx.tables.publishing("index", ctx.dt, inputs=inputs, facts=ctx.serving.stamp | facts) as staged:
+        index.save(staged.folder)
+        np.save(staged.folder / "item_vectors_simple_lsh.npy", simple_lsh.precise_items(vectors))
+        np.save(staged.folder / "item_vectors_simple_lsh_unit.npy", simple_lsh.unit_items(vectors))
     visited = f", {facts['nprobe']} lists visited" if facts["nprobe"] else ""
     ctx.say(
         f"{facts['factory']}{visited} over {len(vectors) - 2} items of {vectors.shape[1]} dimensions: recall@{n} "
@@ -49,13 +47,12 @@ def run(ctx: Context) -> None:
     )
 
 
-def sample_users(ctx: Context, width: int) -> np.ndarray:
-    """Different vectors of up to USERS users, float32 [m, width], the same in every run.
+def sample_users(table: DataFrame, seed: int, width: int) -> np.ndarray:
+    """Different vectors of up to USERS users of schemas.USER_VECTORS, float32 [m, width], the same in every run.
 
     Users of whom the model knows nothing share one vector, and are not searched for.
     """
-    table = ctx.tables.read("vectors", ctx.dt, schemas.USER_VECTORS, kind="user")
-    chosen = table.orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id").limit(DRAWN * USERS)
+    chosen = table.orderBy(F.xxhash64(F.lit(seed), F.lit("index"), "user_id"), "user_id").limit(DRAWN * USERS)
     vectors = np.array([row["vector"] for row in chosen.collect()], np.float32).reshape(-1, width)
     _, first = np.unique(vectors, axis=0, return_index=True)
     return vectors[np.sort(first)[:USERS]]

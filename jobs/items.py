@@ -17,12 +17,13 @@ def run(ctx: Context) -> None:
     if not model.asks_for_items:
         return ctx.say("model.item_rows is own and model.recency not set: nothing to write")
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
-    clicks = encode(tie_breaker(events), vocab, features)
+    vocab = ctx.tables.get("vocab", ctx.dt)
+    clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), features)
     items = newest_features(clicks, features)
     items = recency_prior(clicks, items, ctx.dt, model.recency) if model.recency else items.withColumn("prior", F.lit(0.0))
-    manifest = ctx.tables.publish(items, schemas.items(features), "items", ctx.dt, inputs=inputs)
-    ctx.say(f"{manifest['rows']} items")
+    with ctx.tables.publishing("items", ctx.dt, inputs=inputs | {"vocab": vocab.digest}) as staged:
+        staged.write(items, schemas.items(features))
+    ctx.say(f"{staged.publication.manifest['rows']} items")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from jobs.samples import publish_test_of_day
-from recall_lib import reading
+from recall_lib import reading, schemas
 from recall_lib.executors import map_batches
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.inference import fingerprints
 from recall_lib.inference.baselines import save_baselines
 from recall_lib.inference.evaluate import evaluate
 from recall_lib.inference.item_counts import item_counts
@@ -35,24 +34,23 @@ def run(ctx: Context) -> None:
     if protocol == "day" and not tables.find("events", ctx.dt):
         head = {"protocol": protocol, "status": "pending", "users": 0, "users_new": 0, "users_repeat": 0}
         return _publish(ctx, head, {})
-    serving = fingerprints.serving_day(tables, ctx.dt)
-    stamp = fingerprints.model_of_vocab(tables, serving)
-    fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
-    if protocol == "day" and serving == ctx.dt and not reading.test_of_day_is_current(ctx):
+    serving = ctx.serving
+    published_index = serving.require(tables.get("index", ctx.dt))
+    if protocol == "day" and serving.dt == ctx.dt and not reading.test_of_day_is_current(ctx):
         publish_test_of_day(ctx)  # the events of dt may have come, or changed, after the samples
     test, head, inputs = reading.read_test(ctx)
-    model, index = ship_published(tables, "models", serving), ship_published(tables, "index", ctx.dt)
+    model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
     with tempfile.TemporaryDirectory() as folder:
-        vocab, _ = ctx.vocab(serving)
+        vocab = serving.vocab.read(schemas.VOCAB)
         clicks, items = reading.training_clicks(ctx), known_items(vocab)
         recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
-        popular = item_counts(tables.files("vocab", serving))
+        popular = item_counts(serving.vocab.files)
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
         baselines = ship_folder(ctx.spark, Path(folder), f"baselines-{tables.run_id}")
         score = partial(evaluate, model=model, index=index, baselines=baselines, filter_seen=ctx.config.top_n.filter_seen)
         tally = transform.add_up(map_batches(test, score, transform.TALLY)).persist()
         vocab = vocab.where(F.col("feature") == ITEM_ID).withColumnRenamed("index", "item_index")
-        size = tables.manifest("vocab", serving)["sizes"][ITEM_ID] - FIRST_INDEX
+        size = serving.vocab.manifest["sizes"][ITEM_ID] - FIRST_INDEX
         report = transform.report(head, tally, vocab.select("item_index", "count"), size)
         tally.unpersist()
     _publish(ctx, report, inputs | {"models": model.digest, "index": index.digest})
@@ -60,8 +58,8 @@ def run(ctx: Context) -> None:
 
 def _publish(ctx: Context, report: Mapping[str, Any], inputs: dict[str, str]) -> None:
     facts = {"status": report["status"], "users": report["users"]}
-    with ctx.tables.publish_files("metrics", ctx.dt, inputs=inputs, facts=facts) as folder:
-        (folder / "metrics.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    with ctx.tables.publishing("metrics", ctx.dt, inputs=inputs, facts=facts) as staged:
+        (staged.folder / "metrics.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     figures = [
         f"{name} hr@10 {report[name]['hr@10']:.4f}" for name in transform.RECOMMENDERS if report.get(name) and report["users"]
     ]

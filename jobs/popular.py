@@ -13,14 +13,15 @@ def run(ctx: Context) -> None:
     """Publish popular/dt: every item of the vocabulary that was clicked, hottest first."""
     config = ctx.config
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab()
-    items = known_items(vocab)
+    vocab = ctx.tables.get("vocab", ctx.dt)
+    items = known_items(vocab.read(schemas.VOCAB))
     recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input.ordering, config.evaluation.recent_hours)
     hottest = transform.hottest(transform.count_items(events, items), transform.ALL)
     lately = transform.hottest(transform.count_items(recent, items), transform.RECENT)
     table = hottest.unionByName(lately).coalesce(1).sortWithinPartitions("window", "rank")
-    manifest = ctx.tables.publish(table, schemas.POPULAR, "popular", ctx.dt, inputs=inputs)
-    ctx.say(f"{manifest['rows']} rows in two windows")
+    with ctx.tables.publishing("popular", ctx.dt, inputs=inputs | {"vocab": vocab.digest}) as staged:
+        staged.write(table, schemas.POPULAR)
+    ctx.say(f"{staged.publication.manifest['rows']} rows in two windows")
 
 
 if __name__ == "__main__":

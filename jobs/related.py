@@ -8,7 +8,6 @@ import numpy as np
 from recall_lib import schemas
 from recall_lib.executors import map_batches
 from recall_lib.ids import ITEM_ID
-from recall_lib.inference import fingerprints
 from recall_lib.inference.covisits import count_covisits
 from recall_lib.inference.related import related_by_covisits, related_by_vectors
 from recall_lib.inference.shipping import ship_published
@@ -22,15 +21,12 @@ MOST = 50  # related items kept of each
 
 def run(ctx: Context) -> None:
     """Publish related/dt."""
-    tables, n = ctx.tables, min(ctx.config.top_n.n, MOST)
-    serving = fingerprints.serving_day(tables, ctx.dt)
-    stamp = fingerprints.model_of_vocab(tables, serving)
-    fingerprints.require_stamp(tables, stamp, "index", ctx.dt)
-    index = ship_published(tables, "index", ctx.dt)
+    n, vocab = min(ctx.config.top_n.n, MOST), ctx.serving.vocab
+    index = ship_published(ctx.spark, ctx.serving.require(ctx.tables.get("index", ctx.dt)))
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab(serving)
-    size, blocks = tables.manifest("vocab", serving)["sizes"][ITEM_ID], ctx.config.spark.partitions
-    items = known_items(vocab)
+    inputs |= {"vocab": vocab.digest, "index": index.digest}
+    size, blocks = vocab.manifest["sizes"][ITEM_ID], ctx.config.spark.partitions
+    items = known_items(vocab.read(schemas.VOCAB))
     nearest = items.repartitionByRange(blocks, "item_index").select("item_index")
     nearest = map_batches(
         nearest, partial(related_by_vectors, index=index, n=n, has_bias=ctx.config.model.has_bias), schemas.RELATED
@@ -43,9 +39,9 @@ def run(ctx: Context) -> None:
         transform.spread_by_item(users, blocks), partial(count_covisits, items=size, blocks=blocks), transform.COVISITS
     )
     together = map_batches(pairs, partial(related_by_covisits, index=index, users_of_item=users_of_item, n=n), schemas.RELATED)
-    inputs |= {"index": index.digest}
-    manifest = tables.publish(nearest.unionByName(together), schemas.RELATED, "related", ctx.dt, inputs=inputs, facts=stamp)
-    ctx.say(f"{manifest['rows']} lists of up to {n} items")
+    with ctx.tables.publishing("related", ctx.dt, inputs=inputs, facts=ctx.serving.stamp) as staged:
+        staged.write(nearest.unionByName(together), schemas.RELATED)
+    ctx.say(f"{staged.publication.manifest['rows']} lists of up to {n} items")
     users.unpersist()
 
 

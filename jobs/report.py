@@ -16,9 +16,9 @@ def run(ctx: Context) -> None:
     inputs = {"metrics": digests["metrics"]} if "metrics" in digests else {}
     # The file's own digest would tell of clocks and speeds.
     digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    with ctx.tables.publish_files("reports", ctx.dt, inputs=inputs, facts={"digest": digest}) as folder:
-        (folder / "report.html").write_text(render(facts), encoding="utf-8")
-    ctx.say(f"report in {ctx.tables.folder('reports', ctx.dt)}/report.html")
+    with ctx.tables.publishing("reports", ctx.dt, inputs=inputs, facts={"digest": digest}) as staged:
+        (staged.folder / "report.html").write_text(render(facts), encoding="utf-8")
+    ctx.say(f"report in {staged.publication.folder}/report.html")
 
 
 if __name__ == "__main__":

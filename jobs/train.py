@@ -9,40 +9,68 @@ is too much worse than the one that serves the day before is published, but does
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from recall_lib.errors import DataRefused
-from recall_lib.inference import fingerprints
+from recall_lib.inference.fingerprints import items_of_vocab
 from recall_lib.inference.item_counts import item_counts
+from recall_lib.io.publication import Publication
 from recall_lib.io.tables import Tables
 from recall_lib.job import Context, main
 from recall_lib.training import promotion
 from recall_lib.training.launch import backend, launch
 from recall_lib.training.shards import plan
 from recall_lib.training.spec import FirstWeights, TrainSpec, first_weights, sample_files
+from recall_lib.transforms.holdout import TRAIN, VALIDATION
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides the weights, as it was found.
+
+    Attributes:
+        vocab: of the day.
+        splits: the samples, `train` and `validation`.
+        items: items/dt; None: the model does not ask for its content.
+        first: what the weights are at first; None: they are drawn.
+    """
+
+    vocab: Publication
+    splits: dict[str, Publication]
+    items: Publication | None
+    first: FirstWeights | None
+
+    def digests(self) -> dict[str, str]:
+        """Of each of them, by name."""
+        found = {"vocab": self.vocab.digest, **{split: samples.digest for split, samples in self.splits.items()}}
+        if self.items:
+            found["items"] = self.items.digest
+        if self.first:
+            found[f"models/dt={self.first.dt}"] = self.first.version
+        return found
 
 
 def run(ctx: Context) -> None:
     """Train and publish one day's model."""
-    over = backend(ctx.config.training)  # like the next, before Spark starts
-    first = first_weights(Tables(ctx.config), ctx.dt)
-    config, tables = ctx.config, ctx.tables
-    inputs = _inputs(ctx, first)
-    spec = _spec(ctx, inputs, first)
-    plan([file.targets for file in spec.train], config.training.ranks, config.training.batch_size)
-    facts: dict[str, Any] = {"init": "yesterday" if first else "scratch", "backend": over}
-    with tables.publish_files("models", ctx.dt, inputs=inputs, facts=facts) as folder:
-        facts.update(launch(spec, folder))
-        facts["digest"] = facts["version"]  # the files' own would tell of clocks and speeds in the logs
+    over = backend(ctx.config.training)  # before Spark starts
+    tables, training = ctx.tables, ctx.config.training
+    found = _inputs(ctx)
+    spec = _spec(ctx, found)
+    plan([file.targets for file in spec.train], training.ranks, training.batch_size)
+    facts: dict[str, Any] = {"init": "yesterday" if found.first else "scratch", "backend": over}
+    with tables.publishing("models", ctx.dt, inputs=found.digests(), facts=facts) as staged:
+        facts |= launch(spec, staged.folder)
         verdict = promotion.judge(tables, ctx.dt, facts["version"], facts["validation"])
-        facts["serving_dt"] = verdict.serving_dt
-        inputs.update(verdict.inputs)
+        # The files' own digest would tell of clocks and speeds in the logs.
+        staged.facts |= facts | {"digest": facts["version"], "serving_dt": verdict.serving_dt}
+        staged.inputs |= verdict.inputs
     checkpoint = _checkpoint(tables, ctx.dt)
     if tables.fs.exists(checkpoint):
         tables.fs.rm(checkpoint)
     tables.point_to_latest("models", verdict.serving_dt, in_place_of=ctx.dt, version=verdict.version)
-    ranks = f" on {config.training.ranks} ranks over {over}" if over else ""
-    start = f", started from models/dt={first.dt}" if first else ""
+    ranks = f" on {training.ranks} ranks over {over}" if over else ""
+    start = f", started from models/dt={found.first.dt}" if found.first else ""
     ctx.say(
         f"model {facts['version']} from {facts['targets']} targets in {facts['seconds']} s{ranks}{start}, "
         f"validation {facts['validation']}"
@@ -51,42 +79,30 @@ def run(ctx: Context) -> None:
         ctx.say(verdict.why)
 
 
-def _inputs(ctx: Context, first: FirstWeights | None) -> dict[str, str]:
-    """The digest of everything that decides the weights, by name.
+def _inputs(ctx: Context) -> Inputs:
+    """What the model is made from.
 
     Raises:
         DataRefused: a table is missing, or was made with another vocabulary or for other settings.
+        UsageError: there is no model of the day before to start from.
     """
     config, tables = ctx.config, ctx.tables
-    inputs = {"vocab": tables.manifest("vocab", ctx.dt)["digest"]}
-    for split in ("train", "validation"):
-        manifest = tables.require_settings("samples", ctx.dt, "features", "samples", split=split)
-        if manifest["inputs"].get("vocab") != inputs["vocab"]:
+    first = first_weights(tables, ctx.dt)
+    vocab, splits = tables.get("vocab", ctx.dt), {}
+    for split in (TRAIN, VALIDATION):
+        splits[split] = samples = tables.require_settings("samples", ctx.dt, split=split)
+        if samples.inputs.get("vocab") != vocab.digest:
+            raise DataRefused(f"{samples.name} was made with another vocabulary: run `recall samples --dt {ctx.dt}`")
+        if samples.manifest.get("target_days") != config.target_days(ctx.dt):
             raise DataRefused(
-                f"samples/dt={ctx.dt}/split={split} was made with another vocabulary: run `recall samples --dt {ctx.dt}`"
+                f"{samples.name} was made for another training.init or yesterday_days: run `recall samples --dt {ctx.dt}`"
             )
-        if manifest.get("target_days") != config.target_days(ctx.dt):
-            raise DataRefused(
-                f"samples/dt={ctx.dt}/split={split} was made for another training.init or yesterday_days: "
-                f"run `recall samples --dt {ctx.dt}`"
-            )
-        inputs[split] = manifest["digest"]
-    if config.model.item_rows != "own":
-        inputs["items"] = fingerprints.items_of_vocab(tables, ctx.dt)["digest"]
-    if first:
-        inputs[f"models/dt={first.dt}"] = first.version
-    return inputs
+    items = items_of_vocab(tables, vocab) if config.model.item_rows != "own" else None
+    return Inputs(vocab, splits, items, first)
 
 
-def _spec(ctx: Context, inputs: dict[str, str], first: FirstWeights | None) -> TrainSpec:
-    config, tables = ctx.config, ctx.tables
-    vocab, vocab_files = tables.manifest("vocab", ctx.dt), tables.files("vocab", ctx.dt)
-    files = {
-        split: sample_files(
-            tables.uri(tables.folder("samples", ctx.dt, split=split)), tables.manifest("samples", ctx.dt, split=split)
-        )
-        for split in ("train", "validation")
-    }
+def _spec(ctx: Context, found: Inputs) -> TrainSpec:
+    config = ctx.config
     return TrainSpec(
         features=config.features,
         samples=config.samples,
@@ -94,16 +110,16 @@ def _spec(ctx: Context, inputs: dict[str, str], first: FirstWeights | None) -> T
         training=config.training,
         seed=config.seed,
         filter_seen=config.top_n.filter_seen,
-        sizes=vocab["sizes"],
-        counts=item_counts(vocab_files).tolist(),
-        train=files["train"],
-        validation=files["validation"],
-        items=tables.files("items", ctx.dt) if "items" in inputs else (),
-        vocab=vocab["digest"],
-        vocab_files=vocab_files,
-        first=first,
-        inputs=" ".join(inputs.values()),
-        checkpoint=tables.uri(_checkpoint(tables, ctx.dt)),
+        sizes=found.vocab.manifest["sizes"],
+        counts=item_counts(found.vocab.files).tolist(),
+        train=sample_files(found.splits[TRAIN]),
+        validation=sample_files(found.splits[VALIDATION]),
+        items=found.items.files if found.items else (),
+        vocab=found.vocab.digest,
+        vocab_files=found.vocab.files,
+        first=found.first,
+        inputs=" ".join(found.digests().values()),
+        checkpoint=ctx.tables.uri(_checkpoint(ctx.tables, ctx.dt)),
     )
 
 

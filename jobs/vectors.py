@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from recall_lib import reading, schemas
 from recall_lib.executors import map_batches
-from recall_lib.inference import fingerprints
+from recall_lib.inference.fingerprints import items_of_vocab
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.vectors import item_vectors, user_vectors
 from recall_lib.job import Context, main
@@ -16,24 +16,26 @@ from recall_lib.transforms.vocab import known_items
 
 def run(ctx: Context) -> None:
     """Publish vectors/dt for kind=item and kind=user."""
-    serving = fingerprints.serving_day(ctx.tables, ctx.dt)
-    stamp = fingerprints.model_of_vocab(ctx.tables, serving)
-    model = ship_published(ctx.tables, "models", serving)
-    vocab, _ = ctx.vocab(serving)
-    made_from = {"vocab": stamp["vocab"], "models": model.digest}
-    items = known_items(vocab).withColumn("prior", F.lit(0.0))
+    serving, features = ctx.serving, ctx.config.features
+    model = ship_published(ctx.spark, serving.model)
+    made_from = {"vocab": serving.vocab.digest, "models": model.digest}
+    items = known_items(serving.vocab.read(schemas.VOCAB))
     if ctx.config.model.recency:
-        made_from["items"] = fingerprints.items_of_vocab(ctx.tables, ctx.dt)["digest"]
-        items = reading.with_priors(ctx, known_items(vocab))
-    items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
-    vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
-    published = ctx.tables.publish(vectors, schemas.ITEM_VECTORS, "vectors", ctx.dt, inputs=made_from, facts=stamp, kind="item")
+        vocab = ctx.tables.get("vocab", ctx.dt)
+        table = items_of_vocab(ctx.tables, vocab)
+        made_from["items"] = table.digest
+        items = reading.with_priors(items, table.read(schemas.items(features)), vocab.read(schemas.VOCAB))
+    else:
+        items = items.withColumn("prior", F.lit(0.0))
+    with ctx.tables.publishing("vectors", ctx.dt, inputs=made_from, facts=serving.stamp, kind="item") as of_items:
+        items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
+        vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
+        of_items.write(vectors, schemas.ITEM_VECTORS)
     histories, inputs = reading.read_histories(ctx)
-    vectors = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS)
-    users = ctx.tables.publish(
-        vectors, schemas.USER_VECTORS, "vectors", ctx.dt, inputs=inputs | made_from, facts=stamp, kind="user"
-    )
-    ctx.say(f"{published['rows']} items, {users['rows']} users")
+    with ctx.tables.publishing("vectors", ctx.dt, inputs=inputs | made_from, facts=serving.stamp, kind="user") as of_users:
+        vectors = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS)
+        of_users.write(vectors, schemas.USER_VECTORS)
+    ctx.say(f"{of_items.publication.manifest['rows']} items, {of_users.publication.manifest['rows']} users")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def run(ctx: Context) -> None:
     vocab, sizes = transform.assign_ids(counts, config.spark.partitions)
     facts = transform.describe(sizes, features)
     facts["newest_ts"] = newest_training_click(events, newest, protocol, config.seed)
-    ctx.tables.publish(vocab, schemas.VOCAB, "vocab", ctx.dt, inputs=inputs, facts=facts)
+    with ctx.tables.publishing("vocab", ctx.dt, inputs=inputs, facts=facts) as staged:
+        staged.write(vocab, schemas.VOCAB)
     ctx.say("ids per feature: " + ", ".join(f"{name} {size}" for name, size in facts["sizes"].items()))
     ctx.spark.catalog.clearCache()
 

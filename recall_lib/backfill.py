@@ -28,12 +28,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recall_lib import log, processes
+from recall_lib import datasets, log, processes
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import Busy, RecallError, UsageError
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_arguments, add_config_arguments, context, guarded, run_alone
-from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate, publications
+from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate
 
 # The states that each --reprocess takes up.
 TAKEN_UP = {
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def asked(args: argparse.Namespace) -> Asked:
     """What the parsed arguments ask for (UsageError if they are bad)."""
     config = load_config(args.config, args.overrides)
-    names, jobs = list(publications(config)), None if args.jobs is None else args.jobs.split(",")
+    names, jobs = datasets.jobs(), None if args.jobs is None else args.jobs.split(",")
     unknown = [job for job in jobs or () if job not in names]
     if unknown:
         raise UsageError(f"--jobs {','.join(unknown)}: choose from {','.join(names)}")

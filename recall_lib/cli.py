@@ -8,10 +8,9 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-JOBS = (
-    "events", "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n", "metrics", "related", "report",
-    "pipeline",
-)  # fmt: skip
+from recall_lib import datasets
+
+JOBS = (*datasets.jobs(), "pipeline")
 TOOLS = {
     "query": "recall_lib.query",
     "dump": "recall_lib.dump",

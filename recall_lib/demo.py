@@ -66,7 +66,7 @@ def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequenc
 def _run_every_stage(ctx: Context) -> None:
     from jobs import pipeline  # brings in Spark and PyTorch: only once the arguments are known to be good
 
-    move_aside(Tables(ctx.config, ctx.run_id))
+    move_aside(ctx.tables)
     pipeline.run(ctx)
     print(f"\n{shown(ctx)}")
 
@@ -94,7 +94,7 @@ def move_aside(tables: Tables) -> None:
     days = tables.days("events")
     if not days:
         return
-    made_with = tables.manifest("events", days[-1])["config"]
+    made_with = tables.get("events", days[-1]).manifest["config"]
     if all(made_with[section] == tables.config.model_dump(mode="json")[section] for section in ("input", "features")):
         return
     for name, owner in locks.holders(tables.config.paths.root).items():
@@ -111,7 +111,7 @@ def move_aside(tables: Tables) -> None:
 
 def _users(ctx: Context) -> list[str]:
     events = ctx.history()[0]
-    rows = _some_users(ctx.tables.read("top_n", ctx.dt, schemas.TOP_N), events, ctx.config.seed).collect()
+    rows = _some_users(ctx.tables.get("top_n", ctx.dt).read(schemas.TOP_N), events, ctx.config.seed).collect()
     newest = Window.partitionBy("user_id").orderBy(F.desc("event_ts"), F.desc("position"), F.desc("item_id"))
     theirs = events.where(F.col("user_id").isin([row.user_id for row in rows])).withColumn("_nth", F.row_number().over(newest))
     clicks: dict[str, list[str]] = {}
@@ -154,7 +154,7 @@ def users_lines(user: str, clicks: Sequence[str], top: Sequence[str], titles: Ma
 
 
 def _metrics(ctx: Context) -> list[str]:
-    return metrics_lines(ctx.tables.read_json(f"{ctx.tables.folder('metrics', ctx.dt)}/metrics.json"), ctx.dt)
+    return metrics_lines(ctx.tables.read_json(f"{ctx.tables.get('metrics', ctx.dt).folder}/metrics.json"), ctx.dt)
 
 
 def metrics_lines(metrics: Mapping[str, Any], dt: str) -> list[str]:
@@ -178,6 +178,6 @@ def metrics_lines(metrics: Mapping[str, Any], dt: str) -> list[str]:
 
 def _places(ctx: Context) -> list[str]:
     tables = ctx.tables
-    datasets = ("top_n", "metrics", "reports")
-    lines = [f"{name:<8} {tables.folder(name, ctx.dt)}" for name in datasets]
-    return [f"tables   {tables.root}/<table>/dt=<day>", *lines[:-1], f"report   {tables.folder('reports', ctx.dt)}/report.html"]
+    lines = [f"{name:<8} {tables.get(name, ctx.dt).folder}" for name in ("top_n", "metrics")]
+    report = f"{tables.get('reports', ctx.dt).folder}/report.html"
+    return [f"tables   {tables.root}/<table>/dt=<day>", *lines, f"report   {report}"]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recall_lib.config import Config
 from recall_lib.ids import FIRST_INDEX, ITEM_ID, PADDING
+from recall_lib.io.publication import Publication
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_arguments, context, guarded
 from recall_lib.runs import Ragged, Runs, Windows
@@ -50,9 +51,9 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
         DataRefused: the samples or their vocabulary are not published.
     """
     tables = Tables(config)
-    tables.require_settings("samples", dt, "features", "samples", split=split)
-    values = _values_by_index(tables, dt)
-    for name in tables.files("samples", dt, split=split):
+    found = tables.require_settings("samples", dt, split=split)
+    values = _values_by_index(tables.get("vocab", dt))
+    for name in found.files:
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
             runs = Runs.from_arrow(batch, config.features, config.samples)
             users = batch.column("user_id").to_pylist()
@@ -61,9 +62,9 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
                 yield from _readable(runs.windows(targets), [users[run] for run in runs.run_of_target[targets]], values)
 
 
-def _values_by_index(tables: Tables, dt: str) -> dict[str, list[str | None]]:
+def _values_by_index(vocab: Publication) -> dict[str, list[str | None]]:
     """The raw value of every id, per feature; hashed features are absent."""
-    table = pa.concat_tables([pq.read_table(fsspec.open(name, "rb").open()) for name in tables.files("vocab", dt)]).to_pandas()
+    table = pa.concat_tables([pq.read_table(fsspec.open(name, "rb").open()) for name in vocab.files]).to_pandas()
     values: dict[str, list[str | None]] = {}
     for feature, rows in table[table["value"].notna()].groupby("feature"):
         by_index: list[str | None] = [None] * (int(rows["index"].max()) + 1)

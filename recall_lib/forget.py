@@ -16,16 +16,18 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recall_lib import log
+from recall_lib import datasets, log
 from recall_lib.config import load_config
+from recall_lib.datasets import Dataset
 from recall_lib.errors import UsageError
 from recall_lib.io import locks
+from recall_lib.io.publication import Publication
 from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.user.strip():
             raise UsageError("--user is empty: give the user_id, as it is in the events")
         config = load_config(args.config, args.overrides)
-        tables = Tables(config, spark=start(config.spark, "recall forget") if config.tables.database else None)
+        tables = Tables(config, start_spark=lambda: start(config.spark, "recall forget"))
         log.bind(run_id=tables.run_id)
         found = False
         for place, rows in forget(tables, args.user):
@@ -70,49 +72,57 @@ def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:
     """
     root = tables.config.paths.root
     with locks.held(root, "events", tables.run_id):
-        for dataset, find in _FIND.items():
-            if dataset == _MADE_FROM_EVENTS:
-                locks.require_no_other_day(root, tables.run_id)
-            for dt, keys in tables.publications(dataset):
-                if keys.get("kind") == "item":
-                    continue
-                with locks.held(root, f"dt={dt}", tables.run_id):
-                    rows = _forget_in(tables, dataset, dt, keys, find, user)
-                if rows:
-                    yield "/".join([dataset, f"dt={dt}", *(f"{key}={value}" for key, value in keys.items())]), rows
+        with_users = [row for row in datasets.in_order() if row.user_column]
+        yield from _forget_in_all(tables, [row for row in with_users if row.job == "events"], user)
+        # A run that read the events before they were cleaned may still publish this user, where no publication is yet.
+        locks.require_no_other_day(root, tables.run_id)
+        yield from _forget_in_all(tables, [row for row in with_users if row.job != "events"], user)
 
 
-def _forget_in(tables: Tables, dataset: str, dt: str, keys: dict[str, str], find: Find, user: str) -> int:
-    folder = tables.folder(dataset, dt, **keys)
-    names = [file["name"] for file in tables.manifest(dataset, dt, **keys)["files"]]
-    rows = {name: sum(pc.sum(find(group, user)).as_py() or 0 for group in _groups(tables, folder, name)) for name in names}
+def _forget_in_all(tables: Tables, rows: Iterable[Dataset], user: str) -> Iterator[tuple[str, int]]:
+    for row in rows:
+        for dt, keys in tables.publications(row.name):
+            with locks.held(tables.config.paths.root, f"dt={dt}", tables.run_id):
+                publication = tables.get(row.name, dt, **keys)
+                removed = _forget_in(tables, publication, row.user_column, user)
+            if removed:
+                yield publication.name, removed
+
+
+def _forget_in(tables: Tables, publication: Publication, user_column: str, user: str) -> int:
+    folder, find = publication.folder, _FIND[user_column]
+    rows = {file["name"]: 0 for file in publication.manifest["files"]}
+    for name in rows:
+        for group in _groups(tables, folder, name, user_column):
+            rows[name] += pc.sum(find(group, user)).as_py() or 0
     hit = {name: n for name, n in rows.items() if n}
     if hit:
-        with tables.amended(dataset, dt, **keys) as staging:
+        with tables.amended(publication) as staging:
             for name in hit:
                 tables.fs.rm_file(f"{staging}/{name}")
-                _rewrite(tables, f"{folder}/{name}", f"{staging}/{tables.run_id}-{name}", find, user, rename=dataset == "vocab")
-    tables.drop_old_versions(dataset, dt, **keys)
+                _rewrite(tables, f"{folder}/{name}", f"{staging}/{tables.run_id}-{name}", user_column, user)
+    tables.drop_old_versions(publication)
     return sum(hit.values())
 
 
-def _groups(tables: Tables, folder: str, name: str) -> Iterator[pa.Table]:
+def _groups(tables: Tables, folder: str, name: str, column: str) -> Iterator[pa.Table]:
+    """The row groups of a file; none if it lacks the column."""
     with tables.fs.open(f"{folder}/{name}", "rb") as source:
         file = pq.ParquetFile(source)
-        for group in range(file.num_row_groups):
+        for group in range(file.num_row_groups if column in file.schema_arrow.names else 0):
             yield file.read_row_group(group)
 
 
-def _rewrite(tables: Tables, source: str, target: str, find: Find, user: str, *, rename: bool) -> None:
-    """Write a file without the user's rows, or with `rename` without their value; the other rows keep their row groups."""
+def _rewrite(tables: Tables, source: str, target: str, user_column: str, user: str) -> None:
+    """Write a file without the user's rows, or, of a vocabulary, without their value; other rows keep their row groups."""
     folder, name = source.rsplit("/", 1)
     writer = None
     with tables.fs.open(target, "wb") as sink:
-        for group in _groups(tables, folder, name):
-            theirs = find(group, user)
-            if rename:
-                column = group.schema.get_field_index("value")
-                nameless = pc.if_else(theirs, pa.scalar(None, pa.string()), group["value"])
+        for group in _groups(tables, folder, name, user_column):
+            theirs = _FIND[user_column](group, user)
+            if user_column == _NAME:
+                column = group.schema.get_field_index(_NAME)
+                nameless = pc.if_else(theirs, pa.scalar(None, pa.string()), group[_NAME])
                 kept = group.set_column(column, group.schema.field(column), nameless)
             else:
                 kept = group.filter(pc.invert(theirs))
@@ -139,14 +149,9 @@ def _by_value(rows: pa.Table, user: str) -> pa.ChunkedArray:
     return pc.fill_null(pc.and_(pc.equal(rows["feature"], "user_id"), pc.equal(rows["value"], user)), False)
 
 
-# The first that is: what runs while events are cleaned may bring it, with the user, where no publication is yet.
-_MADE_FROM_EVENTS = "vocab"
-_FIND: dict[str, Find] = {
-    "events": _by_id,
-    "rejects": _by_text,
-    _MADE_FROM_EVENTS: _by_value,
-    **dict.fromkeys(("samples", "vectors", "top_n", "top_n_user_id"), _by_id),
-}
+# By the column that Dataset.user_column names. A vocabulary's row stays: only its name goes.
+_NAME = "value"
+_FIND: dict[str, Find] = {"user_id": _by_id, "raw": _by_text, _NAME: _by_value}
 
 
 if __name__ == "__main__":

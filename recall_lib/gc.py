@@ -17,23 +17,17 @@ from datetime import UTC, datetime, timedelta
 
 from recall_lib import log
 from recall_lib.config import load_config
+from recall_lib.datasets import DATASETS
 from recall_lib.errors import Busy, UsageError
 from recall_lib.inference.fingerprints import serving_day
 from recall_lib.io import locks
-from recall_lib.io.tables import MANIFEST, Tables, named_aside
+from recall_lib.io.folders import MANIFEST, named_aside
+from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 from recall_lib.session import start
 
 # A staging folder in which nothing has changed for so long is of a run that died, if its run holds no lock.
 DEAD_AFTER = timedelta(hours=1)
-# Of which setting of `retention` a dataset's days are.
-_KEPT_BY = {
-    "events": "events_days",
-    "rejects": "events_days",
-    "models": "models_days",
-    **dict.fromkeys(("vocab", "items", "samples", "vectors", "index", "popular"), "tables_days"),
-    **dict.fromkeys(("top_n", "top_n_user_id", "related", "metrics", "reports"), "tables_days"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.keep_days is not None and args.keep_days < 1:
             raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
         config = load_config(args.config, args.overrides)
-        tables = Tables(config, spark=start(config.spark, "recall gc") if config.tables.database else None)
+        tables = Tables(config, start_spark=lambda: start(config.spark, "recall gc"))
         found = list(garbage(tables, args.keep_days))
         verb = "would remove" if args.dry_run else "removes"
         for item in found:
@@ -103,7 +97,7 @@ def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:
         if fs.exists(f"{tables.path(dataset, dt, **keys)}/{MANIFEST}") or (dataset, dt) in expired:  # else readers are given it
             yield Garbage(folder, "an old version, left behind", _locks_of(dataset, dt))
     for dataset, dt in sorted(expired):
-        newest = keep_days or getattr(tables.config.retention, _KEPT_BY[dataset])
+        newest = keep_days or getattr(tables.config.retention, DATASETS[dataset].retention)
         yield Garbage(tables.path(dataset, dt), f"past the {newest} newest days", _locks_of(dataset, dt), (dataset, dt))
     for folder in tables.inside("_versions"):
         yield from _old_versions(tables, folder, expired)
@@ -137,7 +131,7 @@ def remove(tables: Tables, item: Garbage) -> None:
 
 
 def _of_events(dataset: str) -> bool:
-    return _KEPT_BY[dataset] == "events_days"
+    return DATASETS[dataset].retention == "events_days"
 
 
 def _locks_of(dataset: str, dt: str) -> tuple[str, ...]:
@@ -158,14 +152,15 @@ def _old_versions(tables: Tables, folder: str, expired: set[tuple[str, str]]) ->
 
 
 def _expired(tables: Tables, keep_days: int | None) -> Iterator[tuple[str, str]]:
-    latest = f"{tables.root}/models/latest.json"
-    in_use = {tables.read_json(latest)["dt"]} if tables.fs.exists(latest) else set()
+    latest = tables.latest("models")
+    in_use = {latest["dt"]} if latest else set()
     kept = keep_days or tables.config.retention.tables_days or 0
-    in_use |= {serving for day in tables.days("models")[-kept:] if (serving := serving_day(tables, day)) != day}
-    for dataset, setting in _KEPT_BY.items():
-        keep = keep_days or getattr(tables.config.retention, setting)
-        days = tables.days_with_folders(dataset)
-        yield from ((dataset, dt) for dt in days[: -keep if keep else 0] if dt not in in_use)
+    models = [tables.get("models", day) for day in tables.days("models")[-kept:]]
+    in_use |= {serving_day(model) for model in models if serving_day(model) != model.dt}
+    for row in DATASETS.values():
+        keep = keep_days or getattr(tables.config.retention, row.retention)
+        days = tables.days_with_folders(row.name)
+        yield from ((row.name, dt) for dt in days[: -keep if keep else 0] if dt not in in_use)
 
 
 def _quiet_for(tables: Tables, folder: str) -> timedelta:

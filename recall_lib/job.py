@@ -15,11 +15,18 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from recall_lib import log
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.errors import DataRefused, RecallError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from recall_lib.inference.fingerprints import Serving
+    from recall_lib.io.publication import Publication
+    from recall_lib.io.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -32,47 +39,52 @@ class Context:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     @cached_property
-    def spark(self) -> Any:
+    def spark(self) -> SparkSession:
         """The Spark session, started at first use."""
         from recall_lib.session import start
 
         return start(self.config.spark, f"recall {self.name} {self.dt}")
 
     @cached_property
-    def tables(self) -> Any:
-        """The dated tables, with a Spark session behind them."""
+    def tables(self) -> Tables:
+        """The dated tables; Spark is started when one is first read or written."""
         from recall_lib.io.tables import Tables
 
-        return Tables(self.config, self.run_id, self.spark)
+        return Tables(self.config, self.run_id, lambda: self.spark)
 
-    def history(self) -> tuple[Any, dict[str, str]]:
-        """The clicks that tables for this day are made from, and each day's digest.
+    @cached_property
+    def serving(self) -> Serving:
+        """The model and the vocabulary that this day is inferred with (DataRefused if they do not fit)."""
+        from recall_lib.inference.fingerprints import serving
+
+        return serving(self.tables, self.dt)
+
+    def days_of_history(self) -> list[Publication]:
+        """The days of events that tables for this day are made from.
 
         With ordering `time` all published days before dt; with `position` the snapshot stored under dt.
 
         Raises:
             DataRefused: there is none.
         """
-        from recall_lib import schemas
-
         if self.config.input.ordering == "position":
-            days = [self.dt] if self.tables.folder("events", self.dt) else []
-        else:
-            days = [day for day in self.tables.days("events") if day < self.dt]
+            return [self.tables.get("events", self.dt)]
+        days = [self.tables.get("events", day) for day in self.tables.days("events") if day < self.dt]
         if not days:
             raise DataRefused(
                 f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`, or, where the log begins "
                 "with that day, take a later one"
             )
-        inputs = {f"events/dt={day}": self.tables.manifest("events", day)["digest"] for day in days}
-        return self.tables.read_days("events", days, schemas.events(self.config.features)), inputs
+        return days
 
-    def vocab(self, day: str | None = None) -> tuple[Any, str]:
-        """The vocabulary of this day, or of another, and its fingerprint (DataRefused if it is not published)."""
+    def history(self) -> tuple[DataFrame, dict[str, str]]:
+        """The clicks of `days_of_history`, and each day's digest."""
         from recall_lib import schemas
+        from recall_lib.io.publication import read_all
 
-        day = day or self.dt
-        return self.tables.read("vocab", day, schemas.VOCAB), self.tables.manifest("vocab", day)["digest"]
+        days = self.days_of_history()
+        clicks = read_all(days, schemas.events(self.config.features), self.spark)
+        return clicks, {day.name: day.digest for day in days}
 
     def say(self, text: str) -> None:
         """A line of progress."""

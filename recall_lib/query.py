@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from recall_lib.config import Features, Samples
 from recall_lib.errors import DataRefused
 from recall_lib.ids import PADDING, UNKNOWN
-from recall_lib.inference import fingerprints
+from recall_lib.inference.fingerprints import items_of_vocab, serving
 from recall_lib.inference.item_table import read_item_features
 from recall_lib.inference.related import VECTORS, related_by_vectors
 from recall_lib.inference.shipping import fetch_published, load_index, load_model
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def query() -> None:
         ctx = context(args, "query")
-        tables = Tables(ctx.config)
+        tables = ctx.tables
         if args.user is not None:
             source, items = list_of_user(tables, ctx.dt, args.user, args.n)
         elif args.item is not None:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_of_user(tables: Tables, dt: str, user_id: str, n: int) -> Answer:
     """The first n items of top_n/dt; the most clicked ones for a user who is not in it."""
-    for name in tables.files("top_n", dt):
+    for name in tables.get("top_n", dt).files:
         with fsspec.open(name, "rb") as file:
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
@@ -107,8 +107,7 @@ def related_items(tables: Tables, dt: str, item_id: str, n: int) -> Answer:
     Raises:
         DataRefused: the item is not in the index.
     """
-    _require_index(tables, dt)
-    index = fetch_published(tables, "index", dt)
+    index = fetch_published(serving(tables, dt).require(tables.get("index", dt)))
     place = pc.index(load_index(index).item_ids, item_id).as_py()
     if place < 0:
         raise DataRefused(
@@ -121,8 +120,8 @@ def related_items(tables: Tables, dt: str, item_id: str, n: int) -> Answer:
 
 def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answer:
     """The model's n best items after these clicks, oldest first; the most clicked ones where it knows none of them."""
-    _require_index(tables, dt)
-    items = load_index(fetch_published(tables, "index", dt))
+    ours = serving(tables, dt)
+    items = load_index(fetch_published(ours.require(tables.get("index", dt))))
     places = pc.index_in(pa.array(item_ids), items.item_ids).to_pylist()
     strange = [item_id for item_id, place in zip(item_ids, places, strict=True) if place is None]
     if strange:
@@ -130,13 +129,12 @@ def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answe
     clicks = np.array([place for place in places if place is not None], np.int64)
     if not len(clicks):
         return most_clicked(tables, dt, n)
-    serving = fingerprints.serving_day(tables, dt)
-    towers, meta = load_model(fetch_published(tables, "models", serving))
+    towers, meta = load_model(fetch_published(ours.model))
     features, samples = Features(**meta["features"]), Samples(**meta["samples"] | {"negatives_per_positive": 0})
     of_items: dict[str, Ragged] = {}
     if tables.config.model.asks_for_items and features.item:
-        fingerprints.items_of_vocab(tables, serving)
-        of_items = read_item_features(tables.files("items", serving), [f.name for f in features.item], len(items.vectors))
+        table = items_of_vocab(tables, ours.vocab)
+        of_items = read_item_features(table.files, [f.name for f in features.item], len(items.vectors))
     users = infer(towers, window_of(clicks, of_items, features, samples))
     seen = _ragged([np.unique(clicks).tolist()]) if tables.config.top_n.filter_seen else None
     found, scores = items.search(users, n, seen)
@@ -173,16 +171,11 @@ def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
     """The first n items of popular/dt, window `all`."""
     wanted = [("window", "=", ALL), ("rank", "<=", n)]
     parts = []
-    for name in tables.files("popular", dt):
+    for name in tables.get("popular", dt).files:
         with fsspec.open(name, "rb") as file:
             parts.append(pq.read_table(file, filters=wanted))
     rows = pa.concat_tables(parts).sort_by("rank").to_pylist()
     return POPULAR, [{"item_id": row["item_id"], "score": row["count"]} for row in rows]
-
-
-def _require_index(tables: Tables, dt: str) -> None:
-    stamp = fingerprints.model_of_vocab(tables, fingerprints.serving_day(tables, dt))
-    fingerprints.require_stamp(tables, stamp, "index", dt)
 
 
 def _values(lists: Ragged | None, item: int) -> list[int]:

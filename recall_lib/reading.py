@@ -11,11 +11,12 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib import schemas
+from recall_lib.datasets import other_settings
 from recall_lib.errors import DataRefused
 from recall_lib.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.inference.fingerprints import serving_day
 from recall_lib.io import raw
-from recall_lib.io.tables import EMPTY_DIGEST, content_digests
+from recall_lib.io.digests import EMPTY_DIGEST, content_digests
+from recall_lib.io.publication import Publication
 from recall_lib.job import Context
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
@@ -32,22 +33,27 @@ def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
     """
     config = ctx.config
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab(serving_day(ctx.tables, ctx.dt))
+    vocab = ctx.serving.vocab
+    inputs["vocab"] = vocab.digest
     if config.input.users:
         wanted = _wanted_users(ctx)
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
         events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
-    clicks = encode(tie_breaker(events), vocab, config.features)
+    clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
 
 
-def with_priors(ctx: Context, items: DataFrame) -> DataFrame:
-    """Items (item_index, item_id) with the `prior` that items/dt has for each of them; the least for one that it lacks."""
-    table = ctx.tables.read("items", ctx.dt, schemas.items(ctx.config.features)).select("item_index", "prior")
-    # By id: the items may be numbered by the vocabulary of another day.
-    priors = table.join(known_items(ctx.vocab()[0]), "item_index").select("item_id", "prior")
+def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
+    """Items (item_index, item_id) with the `prior` that a table has for each of them; the least for one that it lacks.
+
+    Args:
+        items: numbered by any day's vocabulary.
+        table: schemas.items.
+        vocab: that numbers the table's items.
+    """
+    priors = table.join(known_items(vocab), "item_index").select("item_id", "prior")
     least = priors.agg(F.min("prior").alias("least"))
     found = items.join(priors, "item_id", "left").crossJoin(F.broadcast(least))
     return found.select("item_index", "item_id", F.coalesce("prior", "least").alias("prior"))
@@ -67,21 +73,21 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
     Raises:
         DataRefused: a list lacks the column of the ids, or the lists leave no item.
     """
-    config, serving = ctx.config, serving_day(ctx.tables, ctx.dt)
-    items, inputs = known_items(ctx.vocab(serving)[0]), {}
+    config, vocab = ctx.config, ctx.serving.vocab
+    items, inputs = known_items(vocab.read(schemas.VOCAB)), {}
     for name, path, join in (("allow", config.top_n.allow, "left_semi"), ("deny", config.top_n.deny, "left_anti")):
         if path:
             ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
             inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
             items = items.join(ids, "item_id", join)
-    allowed = np.arange(ctx.tables.manifest("vocab", serving)["sizes"][ITEM_ID]) >= FIRST_INDEX
+    allowed = np.arange(vocab.manifest["sizes"][ITEM_ID]) >= FIRST_INDEX
     if not inputs:
         return allowed, inputs
     allowed[:] = False
     allowed[items.select("item_index").toPandas()["item_index"]] = True
     if not allowed.any():
         raise DataRefused(
-            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of vocab/dt={serving}: check the "
+            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of {vocab.name}: check the "
             f"ids in column {config.input.item_columns.item_id} of these tables"
         )
     return allowed, inputs
@@ -101,9 +107,10 @@ def _wanted_users(ctx: Context) -> DataFrame:
 
 def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
     """Partitions for all clicks before dt, whatever part of them the vocabulary counts."""
-    clicks = ctx.tables.manifest("vocab", ctx.dt)["train_clicks"]
     if ctx.config.samples.look_back_days:
-        clicks = sum(ctx.tables.manifest("events", day)["rows"] for day in ctx.tables.days("events") if day < ctx.dt)
+        clicks = sum(day.manifest["rows"] for day in ctx.days_of_history())
+    else:
+        clicks = ctx.tables.get("vocab", ctx.dt).manifest["train_clicks"]
     return partitions_for(clicks, multiple_of)
 
 
@@ -111,15 +118,12 @@ def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
 _BEFORE_ALL = -(1 << 62)
 
 
-def test_of_day(ctx: Context, vocab_day: str) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
-    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored.
-
-    `vocab_day`: of the vocabulary.
-    """
+def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored."""
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab(vocab_day)
-    inputs[f"events/dt={ctx.dt}"] = ctx.tables.manifest("events", ctx.dt)["digest"]
-    firsts = _first_clicks(ctx)
+    of_day = ctx.tables.get("events", ctx.dt)
+    inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
+    firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("flag", F.lit(False)).unionByName(firsts.withColumn("flag", F.lit(True)))
     frame = _test_rows(ctx, clicks, vocab)
     facts = {
@@ -129,40 +133,39 @@ def test_of_day(ctx: Context, vocab_day: str) -> tuple[DataFrame, dict[str, str]
     return frame, inputs, facts
 
 
-def _last_clicks(ctx: Context, vocab_day: str) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
     """Protocol `last_click`: each user's last click with those before it, its inputs, and no further facts."""
     events, inputs = ctx.history()
-    vocab, inputs["vocab"] = ctx.vocab(vocab_day)
+    inputs["vocab"] = vocab.digest
     from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
     return _test_rows(ctx, tie_breaker(events).withColumn("flag", from_end == 1), vocab), inputs, {}
 
 
-def _test_rows(ctx: Context, clicks: DataFrame, vocab: DataFrame) -> DataFrame:
+def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
     """schemas.runs of clicks whose `flag` marks the targets."""
     features, settings = ctx.config.features, ctx.config.samples
-    clicks = samples.columns(encode(clicks, vocab, features), features, F.col("flag"), own_ages=False)
+    clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
+    clicks = samples.columns(clicks, features, F.col("flag"), own_ages=False)
     return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
 
 
-def _first_clicks(ctx: Context) -> DataFrame:
-    """Each user's first click of dt, with `tie`."""
-    events = tie_breaker(ctx.tables.read("events", ctx.dt, schemas.events(ctx.config.features)))
+def _first_clicks(events: DataFrame) -> DataFrame:
+    """Each user's first click, with `tie`."""
     first = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order()))
-    return events.withColumn("nth", first).where("nth = 1").drop("nth")
+    return tie_breaker(events).withColumn("nth", first).where("nth = 1").drop("nth")
 
 
 def test_of_day_is_current(ctx: Context) -> bool:
     """Whether samples/split=test of protocol `day` was made from the vocabulary and the events of dt as they are now."""
-    if not ctx.tables.find("samples", ctx.dt, split=TEST):
-        return False
-    made_from = ctx.tables.manifest("samples", ctx.dt, split=TEST)["inputs"]
-    return _test_inputs(ctx).items() <= made_from.items()
+    stored = ctx.tables.look("samples", ctx.dt, split=TEST)
+    return stored is not None and _test_inputs(ctx).items() <= stored.inputs.items()
 
 
 def _test_inputs(ctx: Context) -> dict[str, str]:
-    inputs = {"vocab": ctx.tables.manifest("vocab", ctx.dt)["digest"]}
+    inputs = {"vocab": ctx.tables.get("vocab", ctx.dt).digest}
     if ctx.config.evaluation.protocol == "day":
-        inputs[f"events/dt={ctx.dt}"] = ctx.tables.manifest("events", ctx.dt)["digest"]
+        of_day = ctx.tables.get("events", ctx.dt)
+        inputs[of_day.name] = of_day.digest
     return inputs
 
 
@@ -174,21 +177,22 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     Raises:
         DataRefused: the split is missing or was made with another vocabulary.
     """
-    tables, protocol, serving = ctx.tables, ctx.config.evaluation.protocol, serving_day(ctx.tables, ctx.dt)
+    tables, protocol, features = ctx.tables, ctx.config.evaluation.protocol, ctx.config.features
     facts: Mapping[str, Any]
-    if serving == ctx.dt:
-        made_from, facts = _test_inputs(ctx), tables.manifest("samples", ctx.dt, split=TEST)
-        if not made_from.items() <= facts["inputs"].items():
-            raise DataRefused(f"samples/dt={ctx.dt}/split=test was made from other tables: run `recall samples --dt {ctx.dt}`")
-        test = tables.read("samples", ctx.dt, schemas.runs(ctx.config.features), split=TEST)
-        made_from["samples"] = facts["digest"]
+    if ctx.serving.dt == ctx.dt:
+        stored, made_from = tables.get("samples", ctx.dt, split=TEST), _test_inputs(ctx)
+        if not made_from.items() <= stored.inputs.items():
+            raise DataRefused(f"{stored.name} was made from other tables: run `recall samples --dt {ctx.dt}`")
+        test, facts = stored.read(schemas.runs(features)), stored.manifest
+        made_from["samples"] = stored.digest
     else:
-        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, serving)
+        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)
     head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
         events, _ = ctx.history()
-        test = test.join(repeated_users(_first_clicks(ctx), events), "user_id", "left_anti")
+        firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
+        test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
         head["users_repeat"] = facts["users_repeat"]
     return test, head, made_from
 
@@ -204,10 +208,9 @@ def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
 
     The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
     """
-    ours = ctx.config.model_dump(mode="json")
-    before = {day: ctx.tables.manifest("events", day) for day in days if ctx.tables.find("events", day)}
-    same = [day for day, old in before.items() if all(old["config"][name] == ours[name] for name in ("input", "features"))]
+    before = {day: old for day in days if (old := ctx.tables.look("events", day))}
+    same = [day for day, old in before.items() if not other_settings("events", old.manifest["config"], ctx.config)]
     columns = [*schemas.events(ctx.config.features).names, "dt"]
     now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
-    kept = {day for day in same if before[day]["digest"] == now.get(day, (0, EMPTY_DIGEST))[1]}
+    kept = {day for day in same if before[day].digest == now.get(day, (0, EMPTY_DIGEST))[1]}
     return [day for day in days if day not in kept]

@@ -38,6 +38,8 @@ REJECTS = _struct(source=StringType(), reason=StringType(), raw=StringType())
 VOCAB = _struct(feature=StringType(), index=IntegerType(), value=StringType(), count=LongType())
 ITEM_VECTORS = _struct(item_index=IntegerType(), item_id=StringType(), vector=ArrayType(FloatType()))
 USER_VECTORS = _struct(user_id=StringType(), vector=ArrayType(FloatType()))
+# Both kinds in one table: files of either lack the other's id, which is null there.
+VECTORS = StructType([*(field for field in USER_VECTORS if field.name != "vector"), *ITEM_VECTORS])
 # key user_id; items best first; source model | popular
 TOP_N = _struct(user_id=StringType(), items=SCORED_ITEMS, source=StringType(), model_version=StringType())
 # key (window, rank); window all | recent; rank from 1

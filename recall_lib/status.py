@@ -3,9 +3,9 @@
     recall status --config conf/globo.yaml --set paths.root=/data/recall
 
 A day is `published` when every table that the pipeline makes for it is there and was made from what is published now;
-`stale` when an input has changed since, such as an earlier day's events, or the config has: the settings, section by section,
-that the manifests recorded; `failed` when its last backfill ended with an error; else `missing`. No Spark session is started,
-and no table read.
+`stale` when an input has changed since, such as an earlier day's events, or when a setting has changed that decides one of the
+tables or the events that they were made from (recall_lib/datasets.py has these settings); `failed` when its last backfill ended
+with an error; else `missing`. No Spark session is started, and no table read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from recall_lib import log
+from recall_lib import datasets, log
 from recall_lib.config import Config, load_config, parse_day
-from recall_lib.errors import DataRefused
+from recall_lib.datasets import DATASETS
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST, Tables
+from recall_lib.io.digests import EMPTY_DIGEST
+from recall_lib.io.tables import Tables
 from recall_lib.job import add_config_arguments, guarded
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
@@ -31,43 +31,8 @@ _INPUTS = {"train": "samples/split=train", "validation": "samples/split=validati
 _EVENTS = "events/dt="
 _FAILED = ".failed.json"
 
-# Sections of the config that a publication is made with, beside what its inputs are made with.
-_MADE_WITH = {
-    "vocab": ("features",),
-    "samples/split=train": ("samples",),
-    "models": ("model", "training"),
-    "index": ("index",),
-    "top_n": ("top_n",),
-    "metrics": ("evaluation",),
-}
-# Settings that make the same in another way, and those that differ along a chain of days.
-_HOW_NOT_WHAT = {"resume", "launcher", "device", "init", "scratch_every"}
-# What is of the day's own vocabulary; everything else is inferred with the serving day's model and vocabulary.
-_OF_ITS_OWN = ("events", "vocab", "items", "samples", "models", "popular")
-
 Manifests = Mapping[str, Mapping[str, Any]]
 Table = list[tuple[str, ...]]  # below its head
-
-
-def publications(config: Config) -> dict[str, tuple[str, ...]]:
-    """The publications of a day by job, in the pipeline's order; those that a day may do without are left out."""
-    asks_for_items = ("items",) if config.model.asks_for_items else ()
-    # Without the clicks of dt, which may not be there yet, protocol `day` has no test split.
-    splits = ("train", "validation", *(("test",) if config.evaluation.protocol == "last_click" else ()))
-    return {
-        "events": ("events",),
-        "vocab": ("vocab",),
-        "items": asks_for_items,
-        "samples": tuple(f"samples/split={split}" for split in splits),
-        "train": ("models",),
-        "vectors": ("vectors/kind=item", "vectors/kind=user"),
-        "index": ("index",),
-        "popular": ("popular",),
-        "top_n": ("top_n", "top_n_user_id") if config.top_n.user_id_only else ("top_n",),
-        "related": ("related",),
-        "metrics": ("metrics",),
-        "report": ("reports",),
-    }
 
 
 @dataclass(frozen=True)
@@ -93,43 +58,49 @@ class Days:
     def __init__(self, config: Config) -> None:
         """Reads the events' manifests."""
         self.tables, self.config = Tables(config), config
-        found = {day: self._manifest("events", day) for day in self.tables.days("events")}
-        self.events = {day: manifest["digest"] for day, manifest in found.items() if manifest}
+        found = {day: manifest for day in self.tables.days("events") if (manifest := self._manifest("events", day))}
+        self.events = {day: manifest["digest"] for day, manifest in found.items()}
+        other = {day: self._other_settings("events", manifest) for day, manifest in found.items()}
+        self.events_with_other_settings = {day: settings for day, settings in other.items() if settings}
 
     def known(self) -> list[str]:
         """The days that anything is published for but clicks, or whose backfill failed; ascending."""
-        datasets = {name.split("/")[0] for names in publications(self.config).values() for name in names} - {"events"}
-        found = {day for dataset in datasets for day in self.tables.days_with_folders(dataset)}
+        names = [row.name for row in DATASETS.values() if row.job != "events" and row.asked_for(self.config)]
+        found = {day for name in names for day in self.tables.days_with_folders(name)}
         notes = [path.rsplit("/dt=", 1)[-1] for path in self.tables.inside("_backfill")]
         return sorted(found | {note.removesuffix(_FAILED) for note in notes if note.endswith(_FAILED)})
 
     def day(self, dt: str, jobs: Collection[str] | None = None) -> Day:
         """One day, judged by what the named jobs publish (without any: what every day must have)."""
-        by_job = publications(self.config)
+        by_job = datasets.required(self.config)
         ordered = self.config.input.ordering == "time"
         # The clicks of the day itself are no input of its tables where the days are in order: they may be missing.
         needed = [job for job in by_job if (job in jobs if jobs is not None else job != "events" or not ordered)]
-        names = [*(name for names in by_job.values() for name in names), "samples/split=test"]
+        rows = [row for row in DATASETS.values() if row.asked_for(self.config)]
+        names = [datasets.name_of(row.name, part) for row in rows for part in row.parts()]
         manifests = {name: found for name in names if (found := self._manifest(name, dt))}
         path = failure_file(self.tables, dt)
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
         others = self.others(manifests, dt)
         state, why = judge(required, manifests, self.events, dt, failure, ordered, others)
-        if state in (PUBLISHED, STALE) and (settings := self._other_settings(required, manifests)):
-            state, why = STALE, "; ".join(filter(None, (why, f"made with other settings: {', '.join(settings)}")))
+        if state in (PUBLISHED, STALE) and (settings := self._made_with(required, manifests)):
+            state, why = STALE, "; ".join(filter(None, (why, *settings)))
         return Day(manifests, failure, state, why)
 
-    def _other_settings(self, required: Sequence[str], manifests: Manifests) -> list[str]:
-        ours = self.config.model_dump(mode="json")
-        return [
-            section
-            for name, sections in _MADE_WITH.items()
-            for section in sections
-            if name in required
-            and section in (then := manifests[name].get("config", {}))
-            and _differ(then[section], ours[section])
-        ]
+    def _made_with(self, required: Sequence[str], manifests: Manifests) -> list[str]:
+        """What is to be said of other settings: of the day's tables, and of the events that they were made from."""
+        own = {name for table in required for name in self._other_settings(table.split("/")[0], manifests[table])}
+        days = {name.removeprefix(_EVENTS) for table in required for name in manifests[table]["inputs"]}
+        days &= self.events_with_other_settings.keys()
+        of_events = {name for day in days for name in self.events_with_other_settings[day]}
+        said = [f"made with other settings: {', '.join(sorted(own))}"] if own else []
+        return said + ([f"from events with other settings: {', '.join(sorted(of_events))}"] if of_events else [])
+
+    def _other_settings(self, dataset: str, manifest: Mapping[str, Any]) -> list[str]:
+        row = DATASETS[dataset]
+        only = (*row.settings, *row.tuning)
+        return datasets.other_settings(dataset, manifest["config"], self.config, only=only) if "config" in manifest else []
 
     def others(self, manifests: Manifests, dt: str) -> dict[str, str]:
         """Digests of what other days have that a day's tables may be made from: {"models/dt=2024-03-03": ...}."""
@@ -144,22 +115,12 @@ class Days:
         past = {name: digest for name, digest in model.get("inputs", {}).items() if "models/dt=" <= name < oldest}
         return past | digests
 
-    def _manifest(self, name: str, dt: str) -> dict[str, Any] | None:
+    def _manifest(self, name: str, dt: str) -> Mapping[str, Any] | None:
         """A publication's manifest, None without one."""
         dataset, *rest = name.split("/")
         keys = dict(part.split("=") for part in rest)
-        with suppress(DataRefused):
-            return self.tables.manifest(dataset, dt, **keys)
-        return None
-
-
-def _differ(then: Any, now: Any) -> bool:
-    """Whether settings that both versions of recall know differ."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        return any(_differ(then[key], now[key]) for key in (then.keys() & now.keys()) - _HOW_NOT_WHAT)
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        return any(map(_differ, then, now))
-    return bool(then != now)
+        found = self.tables.look(dataset, dt, **keys)
+        return found.manifest if found else None
 
 
 def failure_file(tables: Tables, dt: str) -> str:
@@ -204,7 +165,8 @@ def _changed_inputs(
     now |= {name: other["digest"] for name, other in manifests.items() if name != "events"}
     now |= others
     serving = manifests.get("models", {}).get("serving_dt", dt)
-    if serving != dt and not table.startswith(_OF_ITS_OWN):
+    # With the serving day's model and vocabulary; what no model has part in is of the day's own vocabulary.
+    if serving != dt and "models" in datasets.made_from(table.split("/")[0]):
         now |= {name: others.get(f"{name}/dt={serving}", "") for name in ("vocab", "models")}
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
@@ -252,9 +214,8 @@ def overview(days: Days) -> list[str | Table]:
         note = "; ".join(filter(None, (f"serves: {serving}" if serving != dt else "", note)))
         rows.append((dt, day.state, *facts(days.tables, dt, day.manifests), note))
     others = [f"{name} is held by {owner}" for name, owner in running.items() if not name.startswith("dt=")]
-    latest = f"{days.tables.root}/models/latest.json"
-    if days.tables.fs.exists(latest):
-        others.append(f"latest model: {days.tables.read_json(latest)['dt']}")
+    if latest := days.tables.latest("models"):
+        others.append(f"latest model: {latest['dt']}")
     return [clicks, rows if known else "no day is published", *others]
 
 
@@ -275,7 +236,7 @@ def hit_rate(tables: Tables, dt: str, manifests: Manifests) -> str:
     """HR@10 of the day's model on its test clicks, `pending` until there are any."""
     if "metrics" not in manifests or manifests["metrics"]["status"] == "pending":
         return manifests.get("metrics", {}).get("status", "-")
-    metrics = json.loads(tables.fs.cat_file(f"{tables.folder('metrics', dt)}/metrics.json"))
+    metrics = json.loads(tables.fs.cat_file(f"{tables.get('metrics', dt).folder}/metrics.json"))
     return figure(metrics["model"]["hr@10"] if metrics["users"] else None)
 
 

@@ -60,7 +60,7 @@ def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[...,
     tables = Tables(config)
     events.run(Context(config, DAYS[1], "test"), backfill=True)
     run_jobs(config, DAYS[0], *LEARN)
-    first = tables.manifest("models", DAYS[0])
+    first = tables.get("models", DAYS[0]).manifest
     assert (first["init"], first["serving_dt"]) == ("scratch", DAYS[0])
     models = {}
     for name, overrides in {
@@ -69,7 +69,7 @@ def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[...,
         "yesterday": ["training.init=yesterday", "training.epochs=2"],
     }.items():
         run_jobs(changed(file, *base, *overrides), DAYS[1], *(LEARN if name == "untrained" else LEARN[1:]))
-        models[name] = tables.manifest("models", DAYS[1])
+        models[name] = tables.get("models", DAYS[1]).manifest
     with pytest.raises(DataRefused, match="or yesterday_days: run `recall samples"):
         run_jobs(config, DAYS[1], "train")
     daily = models["yesterday"]
@@ -111,18 +111,18 @@ def test_a_day_whose_model_is_not_promoted(
     assert said.count("not promoted: validation hr@10") == 1
     assert f"models/dt={DAYS[0]}, which serves {DAYS[1]} in its place" in said
     tables = ctx.tables
-    models = {day: tables.manifest("models", day) for day in DAYS}
+    models = {day: tables.get("models", day).manifest for day in DAYS}
     assert models[DAYS[1]]["serving_dt"] == DAYS[0]
     assert models[DAYS[1]]["inputs"][f"models/dt={DAYS[0]}"] == models[DAYS[0]]["version"]
     latest = tables.read_json(f"{tables.root}/models/latest.json")
     assert latest == {"dt": DAYS[0], "version": models[DAYS[0]]["version"]}
-    known = [{r["item_id"] for r in known_items(ctx.vocab(day)[0]).collect()} for day in DAYS]
+    known = [{r["item_id"] for r in known_items(tables.get("vocab", day).read(schemas.VOCAB)).collect()} for day in DAYS]
     assert known[1] - known[0], "the log must have new items"
     for kind in ("item", "user"):
-        assert tables.manifest("vectors", DAYS[1], kind=kind)["model_version"] == models[DAYS[0]]["version"]
+        assert tables.get("vectors", DAYS[1], kind=kind).manifest["model_version"] == models[DAYS[0]]["version"]
     # The weights are those of the earlier day's items, the prior in front of them is the later day's own.
     items, users = (
-        [{row[key]: row["vector"] for row in tables.read("vectors", day, schema, kind=kind).collect()} for day in DAYS]
+        [{row[key]: row["vector"] for row in tables.get("vectors", day, kind=kind).read(schema).collect()} for day in DAYS]
         for key, schema, kind in (("item_id", schemas.ITEM_VECTORS, "item"), ("user_id", schemas.USER_VECTORS, "user"))
     )
     assert items[1].keys() == known[0]
@@ -131,11 +131,11 @@ def test_a_day_whose_model_is_not_promoted(
     same = [users[0].get(user) == vector for user, vector in users[1].items()]
     assert any(same), "users without a click on the day between look as they did"
     assert not all(same), "histories are the later day's"
-    rows = tables.read("top_n", DAYS[1], schemas.TOP_N).collect()
+    rows = tables.get("top_n", DAYS[1]).read(schemas.TOP_N).collect()
     assert {row["model_version"] for row in rows} == {models[DAYS[0]]["version"]}
     assert {item for row in rows for item, _ in row["items"]} <= known[0]
     assert {row["source"] for row in rows} == {"model", "popular"}
-    metrics = tables.read_json(f"{tables.folder('metrics', DAYS[1])}/metrics.json")
+    metrics = tables.read_json(f"{tables.get('metrics', DAYS[1]).folder}/metrics.json")
     assert metrics["users"] > 10
     assert metrics["model"]["hr@10"] > 0
     assert Days(worse).day(DAYS[1]).why == ""
@@ -184,11 +184,11 @@ def test_the_last_clicks_are_scored_with_the_serving_days_vocabulary(
     manifest = json.loads((folder / path.format(DAYS[0])).read_text())
     (folder / path.format(DAYS[1])).write_text(json.dumps(manifest | {"serving_dt": DAYS[0]}))
     shutil.rmtree(folder / "samples" / f"dt={DAYS[1]}" / "split=test")
-    stored = ctx.tables.read_json(f"{ctx.tables.folder('metrics', DAYS[0])}/metrics.json")
+    stored = ctx.tables.read_json(f"{ctx.tables.get('metrics', DAYS[0]).folder}/metrics.json")
     # The same clicks are before both days.
     shutil.rmtree(folder / "events" / f"dt={DAYS[0]}", ignore_errors=True)
     run_jobs(plain, DAYS[1], "metrics")
-    made = ctx.tables.read_json(f"{ctx.tables.folder('metrics', DAYS[1])}/metrics.json")
+    made = ctx.tables.read_json(f"{ctx.tables.get('metrics', DAYS[1]).folder}/metrics.json")
     assert made["model"] == stored["model"]
     assert made["users"] == stored["users"] > 10
 

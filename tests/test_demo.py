@@ -55,8 +55,8 @@ def test_bad_config_is_said_before_anything_runs(capsys):
 
 def test_a_missing_log_leaves_the_tables_where_they_are(tmp_path, capsys):
     root = tmp_path / "demo"
-    with Tables(config(root)).publish_files("events", "2024-03-01", facts={"rows": 0}) as folder:
-        (folder / "x").write_text("x")
+    with Tables(config(root)).publishing("events", "2024-03-01", facts={"rows": 0}) as staged:
+        (staged.folder / "x").write_text("x")
     root_is_here = f"paths.root={root}"
     assert demo.main(["--input", str(tmp_path / "mistyped"), "--dt", "2024-03-02", "--set", root_is_here]) == NoInput.exit_code
     assert "no file matches" in capsys.readouterr().err
@@ -76,8 +76,8 @@ def test_only_what_will_be_read_is_required(tmp_path):
 @pytest.mark.parametrize("same", [True, False])
 def test_tables_of_another_log_are_moved_aside_and_the_log_stays(tmp_path, same):
     root = tmp_path / "demo"
-    with Tables(config(root)).publish_files("events", "2024-03-01", facts={"rows": 0}) as folder:
-        (folder / "x").write_text("x")
+    with Tables(config(root)).publishing("events", "2024-03-01", facts={"rows": 0}) as staged:
+        (staged.folder / "x").write_text("x")
     (root / "log").mkdir()
     tables = Tables(config(root) if same else config(root, user=[{"name": "city"}]))
     with locks.held(str(root), "dt=2024-03-02", "other"), pytest.raises(Busy, match="run other") if not same else nullcontext():

@@ -18,7 +18,7 @@ import yaml
 
 import jobs.events
 from recall_lib.config import Config
-from recall_lib.io.tables import MANIFEST
+from recall_lib.io.folders import MANIFEST
 from recall_lib.job import Context
 from recall_lib.transforms.holdout import SPLITS, TRAIN, VALIDATION
 from tests.conftest import ROOT
@@ -135,8 +135,8 @@ def set_spark(spark: Any) -> Iterator[Callable[[Way], None]]:
 
 
 def manifests(ctx: Context) -> dict[str, dict[str, Any]]:
-    samples = {split: ctx.tables.manifest("samples", DT, split=split) for split in SPLITS}
-    return {"vocab": ctx.tables.manifest("vocab", DT), **samples}
+    samples = {split: ctx.tables.get("samples", DT, split=split).manifest for split in SPLITS}
+    return {"vocab": ctx.tables.get("vocab", DT).manifest, **samples}
 
 
 def contents(ctx: Context) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def test_a_killed_executor_changes_nothing(make_config: Callable[..., Config], r
     after = manifests(ctx)
     for split in SPLITS:
         assert after[split]["run_id"] != before[split]["run_id"]
-        folder = Path(ctx.tables.folder("samples", DT, split=split))
+        folder = Path(ctx.tables.get("samples", DT, split=split).folder)
         assert {path.name for path in folder.iterdir()} == {MANIFEST, *(file["name"] for file in after[split]["files"])}
     aside = [path for area in ("_staging", "_retired") for path in (tmp_path / "root" / area).glob("*")]
     assert not aside

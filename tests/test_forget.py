@@ -13,7 +13,9 @@ from recall_lib.config import Features
 from recall_lib.errors import Busy
 from recall_lib.forget import forget
 from recall_lib.io import locks
-from recall_lib.io.tables import MANIFEST, Tables
+from recall_lib.io.folders import MANIFEST
+from recall_lib.io.tables import Tables
+from tests.publish import publish
 
 DAYS = ("2024-03-03", "2024-03-04")
 USER, USERS = "u7", ("u7", "u77", "au7", "u-7", "7", "v")
@@ -43,11 +45,11 @@ def frames(spark):
 
 @pytest.fixture
 def tables(frames, make_config, spark):
-    tables = Tables(make_config(), spark=spark)
+    tables = Tables(make_config(), start_spark=lambda: spark)
     for dataset, keys, schema, frame in frames:
         for dt in DAYS:
             if dataset == "events" or dt == DAYS[0]:
-                tables.publish(frame, schema, dataset, dt, inputs={"x": "y"}, **keys)
+                publish(tables, frame, schema, dataset, dt, inputs={"x": "y"}, **keys)
     return tables
 
 
@@ -83,11 +85,11 @@ def test_the_user_is_nowhere_and_the_others_are_where_they_were(tables, tmp_path
 
 
 def test_what_was_made_from_it_is_not_stale(tables, frames):
-    old = {(name, *keys.values()): tables.manifest(name, DAYS[0], **keys) for name, keys, _, _ in frames}
+    old = {(name, *keys.values()): tables.get(name, DAYS[0], **keys).manifest for name, keys, _, _ in frames}
     assert dict(forget(Tables(tables.config), USER))[f"top_n/dt={DAYS[0]}"] == 1
     for name, keys, schema, _ in frames:
-        was, now = old[(name, *keys.values())], tables.manifest(name, DAYS[0], **keys)
-        rows = tables.read(name, DAYS[0], schema, **keys).count()
+        was, now = old[(name, *keys.values())], tables.get(name, DAYS[0], **keys).manifest
+        rows = tables.get(name, DAYS[0], **keys).read(schema).count()
         assert rows == now["rows"] == sum(file["rows"] for file in now["files"])
         if keys != {"kind": "item"}:
             assert now["amended"][0]["rows_before"] == was["rows"]
@@ -115,19 +117,19 @@ def test_a_user_of_no_table(tables, tmp_path, capsys):
 )
 def test_a_rejected_row_is_found_by_the_id_as_it_is_written_there(make_config, user, raw, theirs):
     tables = Tables(make_config())
-    with tables.publish_files("rejects", DAYS[0], facts={"rows": 1}) as folder:
-        pq.write_table(pa.table({"raw": [raw, None]}), folder / "part-0.parquet")
+    with tables.publishing("rejects", DAYS[0], facts={"rows": 1}) as staged:
+        pq.write_table(pa.table({"raw": [raw, None]}), staged.folder / "part-0.parquet")
     assert dict(forget(tables, user)) == ({f"rejects/dt={DAYS[0]}": 1} if theirs else {})
 
 
 def test_row_groups_keep_their_rows(make_config):
     """Training plans its steps from them."""
     tables = Tables(make_config())
-    with tables.publish_files("samples", DAYS[0], facts={"rows": 6}, split="train") as folder:
+    with tables.publishing("samples", DAYS[0], facts={"rows": 6}, split="train") as staged:
         rows = pa.table({"user_id": ["a", "b", "b", "c", "a", "a"], "x": [1, 2, 3, 4, 5, 6]})
-        pq.write_table(rows, folder / "part-0.parquet", row_group_size=2)
+        pq.write_table(rows, staged.folder / "part-0.parquet", row_group_size=2)
     assert list(forget(tables, "a")) == [(f"samples/dt={DAYS[0]}/split=train", 3)]
-    manifest = tables.manifest("samples", DAYS[0], split="train")
+    manifest = tables.get("samples", DAYS[0], split="train").manifest
     assert [file["row_groups"] for file in manifest["files"]] == [[1, 2]]
     assert manifest["rows"] == 3
     assert list(forget(tables, "a")) == []
@@ -137,23 +139,23 @@ def test_a_version_that_a_killed_run_left_is_forgotten_too(make_config):
     tables = Tables(make_config())
     rows = pa.table({"user_id": ["a", "b"]})
     for dt in DAYS:
-        with tables.publish_files("events", dt, facts={"rows": 2}) as folder:
-            pq.write_table(rows, folder / "part-0.parquet")
+        with tables.publishing("events", dt, facts={"rows": 2}) as staged:
+            pq.write_table(rows, staged.folder / "part-0.parquet")
     retired = Path(tables.root, "_retired", f"events-dt={DAYS[0]}")
     retired.parent.mkdir(exist_ok=True)
     Path(tables.path("events", DAYS[0])).rename(retired)  # killed between the renames
     left = Path(tables.root, "_retired", f"events-dt={DAYS[1]}")
     left.mkdir()
     assert dict(forget(tables, "a")) == {f"events/dt={DAYS[0]}": 1, f"events/dt={DAYS[1]}": 1}
-    assert tables.manifest("events", DAYS[0])["rows"] == 1
+    assert tables.get("events", DAYS[0]).manifest["rows"] == 1
     assert not list(retired.parent.iterdir())
 
 
 def test_a_run_that_has_read_the_events_is_waited_for(make_config):
     """It has published nothing of its day yet, and would bring the user."""
     tables = Tables(make_config())
-    with tables.publish_files("events", DAYS[0], facts={"rows": 2}) as folder:
-        pq.write_table(pa.table({"user_id": ["a", "b"]}), folder / "part-0.parquet")
+    with tables.publishing("events", DAYS[0], facts={"rows": 2}) as staged:
+        pq.write_table(pa.table({"user_id": ["a", "b"]}), staged.folder / "part-0.parquet")
     with locks.held(tables.config.paths.root, f"dt={DAYS[1]}", "other"):
         found = forget(tables, "a")
         assert next(found) == (f"events/dt={DAYS[0]}", 1), "whoever comes later reads them without the user"

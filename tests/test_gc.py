@@ -11,7 +11,8 @@ from recall_lib import cli
 from recall_lib.errors import Busy
 from recall_lib.gc import DEAD_AFTER, Garbage, garbage, remove
 from recall_lib.io import locks
-from recall_lib.io.tables import MANIFEST, Tables
+from recall_lib.io.folders import MANIFEST
+from recall_lib.io.tables import Tables
 
 DAYS = [f"2024-01-0{n}" for n in range(1, 6)]
 
@@ -22,8 +23,8 @@ def tables(make_config):
     tables = Tables(make_config(retention={"events_days": 4, "tables_days": 2}))
     for dt in DAYS:
         for dataset, keys in (("events", {}), ("models", {}), ("samples", {"split": "train"}), ("samples", {"split": "test"})):
-            with tables.publish_files(dataset, dt, facts={"rows": 1}, **keys) as folder:
-                (folder / "x").write_text(dt)
+            with tables.publishing(dataset, dt, facts={"rows": 1}, **keys) as staged:
+                (staged.folder / "x").write_text(dt)
     tables.point_to_latest("models", DAYS[0])
     (Path(tables.root) / "log").mkdir()
     return tables
@@ -68,9 +69,9 @@ def test_keep_days_takes_the_place_of_retention(tables, tmp_path):
 
 
 def test_a_day_whose_model_serves_a_kept_one_stays(tables, tmp_path):
-    with tables.publish_files("models", DAYS[4], facts={"serving_dt": DAYS[2]}):
+    with tables.publishing("models", DAYS[4], facts={"serving_dt": DAYS[2]}):
         pass
-    with tables.publish_files("models", DAYS[1], facts={"serving_dt": "2023-12-31"}):
+    with tables.publishing("models", DAYS[1], facts={"serving_dt": "2023-12-31"}):
         pass  # past its own retention: whom it was served by does not matter
     assert gc(tmp_path, "--keep-days", "1") == 0
     assert {tuple(left(tables, name)) for name in ("models", "samples")} == {(DAYS[0], DAYS[2], DAYS[4])}
@@ -114,8 +115,8 @@ def test_a_retired_version_stays_while_readers_need_it(tables, tmp_path):
     day = Path(tables.path("samples", DAYS[4], split="test"))
     day.rename(retired / f"samples-dt={DAYS[4]}-split=test")  # killed between the renames
     assert gc(tmp_path) == 0
-    assert tables.manifest("samples", DAYS[4], split="test")["dt"] == DAYS[4]
-    with tables.publish_files("samples", DAYS[4], split="test"):
+    assert tables.get("samples", DAYS[4], split="test").manifest["dt"] == DAYS[4]
+    with tables.publishing("samples", DAYS[4], split="test"):
         pass
     (retired / f"samples-dt={DAYS[4]}-split=test").mkdir()
     assert gc(tmp_path) == 0
@@ -200,8 +201,8 @@ def test_a_pipeline_does_not_bring_back_what_is_past_retention(make_config, even
     from recall_lib.job import Context
 
     ctx = Context(make_config(retention={"events_days": events_days}), DAYS[3])
-    tables = ctx.__dict__["tables"] = Tables(ctx.config)
-    with tables.publish_files("events", DAYS[1], facts={"rows": 1}) as folder:
-        (folder / "x").write_text("x")
+    tables = ctx.tables
+    with tables.publishing("events", DAYS[1], facts={"rows": 1}) as staged:
+        (staged.folder / "x").write_text("x")
     assert _days(ctx, DAYS, True, ()) == ingested
     assert _days(ctx, DAYS, True, DAYS[:1]) == sorted({DAYS[0], *ingested}), "what is asked for by name is ingested"

@@ -1,6 +1,7 @@
 """Who may import what: a layer that reaches across is a mistake."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,21 @@ def test_jobs_are_thin_and_functions_short():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 65, f"{path}: {node.name}"
+
+
+def test_no_modules_import_each_other():
+    """Directly or in a circle, at run time or for types alone."""
+    files = [path for folder in ("jobs", "recall_lib") for path in (ROOT / folder).rglob("*.py")]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
+    graph = {module: imports_of(path, modules) - {module} for module, path in modules.items()}
+    assert "recall_lib.schemas" in graph["recall_lib.datasets"]
+    TopologicalSorter(graph).prepare()
+
+
+def imports_of(path, modules):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & modules.keys()

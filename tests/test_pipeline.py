@@ -51,7 +51,7 @@ def clicked(log: simulator.Log, before: int | None = None) -> dict[str, set[str]
 
 def assert_published(ctx: Context, own: dict[str, set[str]], protocol: str) -> None:
     """The top-N table fits the clicks before it; metrics and report are there."""
-    rows = ctx.tables.read("top_n", DT, schemas.TOP_N).collect()
+    rows = ctx.tables.get("top_n", DT).read(schemas.TOP_N).collect()
     assert sorted(row["user_id"] for row in rows) == sorted(own)
     catalogue = set().union(*own.values())
     for row in rows:
@@ -60,7 +60,7 @@ def assert_published(ctx: Context, own: dict[str, set[str]], protocol: str) -> N
         assert all(better >= worse for better, worse in pairwise(scores))
         assert len(set(items)) == len(items) == min(10, len(catalogue - own[row["user_id"]]))
         assert set(items) <= catalogue - own[row["user_id"]]
-    assert {row["model_version"] for row in rows} == {ctx.tables.manifest("models", DT)["version"]}
+    assert {row["model_version"] for row in rows} == {ctx.tables.get("models", DT).manifest["version"]}
     assert {row["source"] for row in rows} == {"model"}
     metrics = read_metrics(ctx.config)
     assert (metrics["protocol"], metrics["status"]) == (protocol, "final")
@@ -69,25 +69,25 @@ def assert_published(ctx: Context, own: dict[str, set[str]], protocol: str) -> N
     for name in RECOMMENDERS:
         assert metrics[name].keys() == METRICS
         assert 0 <= metrics[name]["hr@10"] <= metrics[name]["hr@50"] <= metrics[name]["hr@200"] <= 1
-    assert "<html" in (Path(ctx.tables.folder("reports", DT)) / "report.html").read_text(encoding="utf-8")
+    assert "<html" in (Path(ctx.tables.get("reports", DT).folder) / "report.html").read_text(encoding="utf-8")
 
 
 def read_metrics(config: Config) -> dict[str, Any]:
-    return json.loads((Path(Tables(config).folder("metrics", DT)) / "metrics.json").read_text())
+    return json.loads((Path(Tables(config).get("metrics", DT).folder) / "metrics.json").read_text())
 
 
 def sample_digests(config: Config) -> dict[str, str]:
     tables = Tables(config)
-    splits = {split: tables.manifest("samples", DT, split=split)["digest"] for split in ("train", "validation", "test")}
-    return {"vocab": tables.manifest("vocab", DT)["digest"], **splits}
+    splits = {split: tables.get("samples", DT, split=split).manifest["digest"] for split in ("train", "validation", "test")}
+    return {"vocab": tables.get("vocab", DT).manifest["digest"], **splits}
 
 
 def fingerprints(config: Config) -> dict[str, str]:
     """What may not change when nothing has: the digest of every table, and the model's version."""
     tables = Tables(config)
-    vectors = {kind: tables.manifest("vectors", DT, kind=kind)["digest"] for kind in ("user", "item")}
-    found = {name: tables.manifest(name, DT)["digest"] for name in ("top_n", "popular", "related", "metrics")}
-    return {"model": tables.manifest("models", DT)["version"], **sample_digests(config), **vectors, **found}
+    vectors = {kind: tables.get("vectors", DT, kind=kind).manifest["digest"] for kind in ("user", "item")}
+    found = {name: tables.get(name, DT).manifest["digest"] for name in ("top_n", "popular", "related", "metrics")}
+    return {"model": tables.get("models", DT).manifest["version"], **sample_digests(config), **vectors, **found}
 
 
 def test_rows_by_day_and_once_more(spark: Any, make_config: Callable[..., Config], log: simulator.Log) -> None:
@@ -96,9 +96,9 @@ def test_rows_by_day_and_once_more(spark: Any, make_config: Callable[..., Config
     pipeline.run(ctx := Context(config, DT, "test"))
     assert ctx.tables.days("events") == ["2024-03-01", "2024-03-02", DT]
     assert_published(ctx, clicked(log, START), "day")
-    first, run_id = fingerprints(config), ctx.tables.manifest("top_n", DT)["run_id"]
+    first, run_id = fingerprints(config), ctx.tables.get("top_n", DT).manifest["run_id"]
     pipeline.run(Context(config, DT, "test"))
-    assert Tables(config).manifest("top_n", DT)["run_id"] != run_id
+    assert Tables(config).get("top_n", DT).manifest["run_id"] != run_id
     assert fingerprints(config) == first
 
 
@@ -119,11 +119,11 @@ def test_a_day_without_clicks_is_published_empty(
     code = main(pipeline.run, ["--config", str(tmp_path / "config.yaml"), "--dt", DT])
     assert code == 0, capsys.readouterr().err
     tables = Tables(config)
-    assert tables.manifest("events", DT)["rows"] == 0
-    assert tables.manifest("top_n", DT)["rows"] == len(clicked(log, START))
+    assert tables.get("events", DT).manifest["rows"] == 0
+    assert tables.get("top_n", DT).manifest["rows"] == len(clicked(log, START))
     metrics = read_metrics(config)
     assert (metrics["status"], metrics["users"], metrics["users_new"], metrics["users_repeat"]) == ("final", 0, 0, 0)
-    assert tables.files("reports", DT)
+    assert tables.get("reports", DT).files
 
 
 def first_users(source: Path, target: Path, separator: str, users: int = 60) -> None:
@@ -155,7 +155,7 @@ def test_both_forms_of_one_log_in_any_partitions_give_equal_samples(
         spark = {"master": "local[2]", "partitions": partitions}
         config = make_config(spark=spark, input=form, features=features, samples=samples, model={"tower": [8]})
         tables = run_jobs(config, DT, "events", "vocab", "samples").tables
-        events = tables.manifest("events", DT)
+        events = tables.get("events", DT).manifest
         found.append({"events": events["digest"], "rows": events["rows"], **sample_digests(config)})
     assert found[0]["rows"] > 5_000
     assert found[0] == found[1]

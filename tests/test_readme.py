@@ -3,9 +3,9 @@ from pathlib import Path
 
 import yaml
 
-from recall_lib import schemas
 from recall_lib.cli import JOBS
 from recall_lib.config import Config, Features
+from recall_lib.datasets import DATASETS, EVERYTHING
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,19 +26,19 @@ def test_the_example_config_is_valid_and_short():
 def test_every_job_and_every_column_is_named():
     for job in JOBS:
         assert f"| `{job}` |" in README
-    tables = {
-        "events": schemas.events(Features()),
-        "rejects": schemas.REJECTS,
-        "vocab": schemas.VOCAB,
-        "vectors/kind=item": schemas.ITEM_VECTORS,
-        "vectors/kind=user": schemas.USER_VECTORS,
-        "top_n": schemas.TOP_N,
-        "popular": schemas.POPULAR,
-        "related": schemas.RELATED,
-        "samples/split=train": schemas.runs(Features()),
-    }
     section = README.split("## Tables")[1].split("\n## ")[0]
-    for table, schema in tables.items():
-        (described,) = [line for line in section.splitlines() if re.match(rf"\| `{table}[`\\]", line)]
-        missing = [field.name for field in schema if field.name not in described]
-        assert not missing, (table, missing)
+    for row in DATASETS.values():
+        described = "".join(line for line in section.splitlines() if re.match(rf"\| (`\w+`, )?`{row.name}[`/]", line))
+        assert described, row.name
+        missing = [field.name for field in (row.columns(Features()) if row.columns else ()) if field.name not in described]
+        assert not missing, (row.name, missing)
+
+
+def test_every_job_names_what_it_reads_and_writes():
+    section = README.split("## Jobs")[1].split("\n## ")[0]
+    for row in DATASETS.values():
+        (line,) = [line for line in section.splitlines() if line.startswith(f"| `{row.job}` |")]
+        _, _, reads, writes, *_ = line.split("|")
+        assert f"`{row.name}`" in writes
+        if row.inputs != EVERYTHING:
+            assert set(row.inputs) <= set(re.findall(r"\w+", reads)), row.name

@@ -6,7 +6,7 @@ import pytest
 
 from recall_lib import schemas, simulator, simulator_in_spark
 from recall_lib.config import Features
-from recall_lib.io.tables import content_digests
+from recall_lib.io.digests import content_digests
 from tests.conftest import ROOT
 
 PLAN = simulator.Plan(users=4100, items=96, days=3, visit=0.2, pace=2.0, live=0.2, robot=500)
@@ -90,11 +90,11 @@ def test_an_ordinary_config_reads_it(written, make_config, run_jobs):
     }
     config = make_config(input={"path": str(folder), "items": "items.parquet"}, features=features)
     ctx = run_jobs(config, "2024-03-02", "events")
-    log = ctx.tables.manifest("events", "2024-03-02")["log"]
+    log = ctx.tables.get("events", "2024-03-02").manifest["log"]
     assert log["in"] == counts["clicks"] + counts["impressions"]
     assert log["not_clicked"] > 0
     assert log["kept"] + log["not_clicked"] + log["not_in_window"] == log["in"]
-    events = ctx.tables.read("events", "2024-03-02", schemas.events(config.features))
+    events = ctx.tables.get("events", "2024-03-02").read(schemas.events(config.features))
     assert events.where("size(tags) > 0 AND city IS NOT NULL").count() == log["kept"] > 0
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from recall_lib import cli, log, status
+from recall_lib import cli, datasets, log
 from recall_lib.config import Config, load_config
 from recall_lib.io import locks
-from recall_lib.io.tables import EMPTY_DIGEST
+from recall_lib.io.digests import EMPTY_DIGEST
 from recall_lib.status import FAILED, MISSING, PUBLISHED, STALE, Days, judge
 
 DT = "2024-01-03"
@@ -120,8 +120,11 @@ def test_a_failure_counts_until_all_is_published_after_it() -> None:
 def test_publications_are_in_the_order_of_the_pipeline() -> None:
     from jobs import pipeline
 
-    assert [stage.__name__ for stage in pipeline.STAGES] == [f"jobs.{job}" for job in status.publications(Config())]
-    assert "top_n_user_id" not in status.publications(Config())["top_n"]
+    order = ["events", "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n", "related"]
+    order += ["metrics", "report"]
+    assert [stage.__name__ for stage in pipeline.STAGES] == [f"jobs.{job}" for job in order]
+    assert list(datasets.required(Config())) == order
+    assert "top_n_user_id" not in datasets.required(Config())["top_n"]
 
 
 @pytest.fixture
@@ -169,7 +172,7 @@ def test_overview_and_details(
     ("then", "why"),
     [
         ({"training": {"epochs": 1, "launcher": "spark", "of_another_version": 1}}, ""),
-        ({"training": {"epochs": 2}}, "made with other settings: training"),
+        ({"training": {"epochs": 2}}, "made with other settings: training.epochs"),
         ({"features": {"item": []}, "model": {"tower": [64, 8]}}, "made with other settings: model"),
         ({"top_n": {"n": 5}}, ""),  # of a table that is made of the model, not of the model
     ],
@@ -186,7 +189,7 @@ def test_what_was_off_and_is_on_makes_a_day_stale(root: Path, config_file: str) 
     then = load_config(config_file).model_dump(mode="json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"config": then}))
     for now, why in {
-        "training.early_stopping=2": "made with other settings: training",
+        "training.early_stopping=2": "made with other settings: training.early_stopping",
         "model.temperature=0.05": "made with other settings: model",
         "training.scratch_every=7": "",
     }.items():

@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from recall_lib.errors import DataRefused
 
 if TYPE_CHECKING:
+    from recall_lib.io.publication import Publication
     from recall_lib.io.tables import Tables
 
 
-def serving_day(tables: Tables, dt: str) -> str:
-    """The day whose model and vocabulary everything of dt is inferred with.
+@dataclass(frozen=True)
+class Serving:
+    """What everything of a day is inferred with: a model, and the vocabulary it was trained on.
 
-    It is dt itself, also while no model of dt is published, or the earlier day whose model goes on serving because that of dt
-    was not promoted (training.max_hr_drop).
+    Attributes:
+        dt: the day of both. It is earlier than the day it serves where that day's own model was not promoted
+            (training.max_hr_drop).
+        model: models/dt.
+        vocab: vocab/dt.
     """
-    return str(tables.manifest("models", dt).get("serving_dt", dt)) if tables.find("models", dt) else dt
+
+    dt: str
+    model: Publication
+    vocab: Publication
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What the manifest of everything that is made with them has."""
+        return {"model_version": self.model.manifest["version"], "vocab": self.vocab.digest}
+
+    def require(self, publication: Publication) -> Publication:
+        """The same publication; DataRefused if it was made with another model or vocabulary."""
+        other = [name for name, value in self.stamp.items() if publication.manifest.get(name) != value]
+        if other:
+            raise DataRefused(
+                f"{publication.dataset}/dt={publication.dt} was made with another {' and '.join(other)}: "
+                f"run `recall {publication.dataset} --dt {publication.dt}`"
+            )
+        return publication
 
 
-def model_of_vocab(tables: Tables, dt: str) -> dict[str, str]:
-    """{model_version, vocab} of a day: what everything made by the model is stamped with.
+def serving_day(model: Publication) -> str:
+    """The day whose model serves the day of this one: its own, or an earlier one if it was not promoted."""
+    return str(model.manifest.get("serving_dt", model.dt))
+
+
+def serving(tables: Tables, dt: str) -> Serving:
+    """What serves a day.
 
     Raises:
         DataRefused: one is not published, or the model was trained on another vocabulary or with other settings.
     """
-    vocab, model = tables.manifest("vocab", dt)["digest"], tables.require_settings("models", dt, "features", "samples", "model")
-    if model["inputs"]["vocab"] != vocab:
+    return model_of_vocab(tables, serving_day(tables.get("models", dt)))
+
+
+def model_of_vocab(tables: Tables, dt: str) -> Serving:
+    """Model and vocabulary of a day; see `serving`."""
+    vocab, model = tables.get("vocab", dt), tables.require_settings("models", dt)
+    if model.inputs["vocab"] != vocab.digest:
         raise DataRefused(
             f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"
         )
-    return {"model_version": model["version"], "vocab": vocab}
+    return Serving(dt, model, vocab)
 
 
-def items_of_vocab(tables: Tables, dt: str) -> dict[str, Any]:
-    """The manifest of items/dt.
+def items_of_vocab(tables: Tables, vocab: Publication) -> Publication:
+    """items/dt of the day of a vocabulary.
 
     Raises:
         DataRefused: it is not published, or was made with another vocabulary or for other settings.
     """
-    prior = ("model.recency.half_life_hours", "model.recency.feature")  # the weight is the vectors'
-    manifest = tables.require_settings("items", dt, "features", *prior)
-    if manifest["inputs"]["vocab"] != tables.manifest("vocab", dt)["digest"]:
-        raise DataRefused(f"items/dt={dt} was made with another vocabulary: run `recall items --dt {dt}`")
-    return manifest
-
-
-def require_stamp(tables: Tables, stamp: dict[str, str], dataset: str, dt: str, **keys: str) -> None:
-    """Refuse (DataRefused) a publication that another model or vocabulary made."""
-    manifest = tables.manifest(dataset, dt, **keys)
-    other = [name for name, value in stamp.items() if manifest.get(name) != value]
-    if other:
-        raise DataRefused(f"{dataset}/dt={dt} was made with another {' and '.join(other)}: run `recall {dataset} --dt {dt}`")
+    items = tables.require_settings("items", vocab.dt)
+    if items.inputs["vocab"] != vocab.digest:
+        raise DataRefused(f"items/dt={vocab.dt} was made with another vocabulary: run `recall items --dt {vocab.dt}`")
+    return items

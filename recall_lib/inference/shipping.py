@@ -12,12 +12,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsspec.core import url_to_fs
+
 from recall_lib.errors import DataRefused
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from recall_lib.io.tables import Tables
+    from recall_lib.io.publication import Publication
     from recall_lib.model.towers import YouTubeDNN
     from recall_lib.retrieval.index import ItemIndex
 
@@ -52,24 +54,23 @@ class Shipped:
         return Path(self.name)
 
 
-def fetch_published(tables: Tables, dataset: str, dt: str) -> Shipped:
+def fetch_published(publication: Publication) -> Shipped:
     """A published folder of artefacts, for this process: where it lies, or as a copy of what lies elsewhere."""
-    folder, digest = tables.folder(dataset, dt), tables.manifest(dataset, dt)["digest"]
-    if not tables.local:
-        local = _area() / f"{dataset}-{digest}"
-        if not local.exists():
-            local.mkdir()
-            for path in tables.fs.ls(folder, detail=False):  # one by one: whether `get` keeps the folder's name varies
-                tables.fs.get_file(path, str(local / path.rsplit("/", 1)[-1]))
-        folder = str(local)
-    return Shipped(folder, digest)
+    if publication.local:
+        return Shipped(publication.folder, publication.digest)
+    local = _area() / f"{publication.dataset}-{publication.digest}"
+    if not local.exists():
+        local.mkdir()
+        fs, folder = url_to_fs(publication.uri)
+        for path in fs.ls(folder, detail=False):  # one by one: whether `get` keeps the folder's name varies
+            fs.get_file(path, str(local / path.rsplit("/", 1)[-1]))
+    return Shipped(str(local), publication.digest)
 
 
-def ship_published(tables: Tables, dataset: str, dt: str) -> Shipped:
+def ship_published(spark: SparkSession, publication: Publication) -> Shipped:
     """A published folder of artefacts, for the executors and, by `folder()`, for this process."""
-    assert tables.spark is not None
-    here = fetch_published(tables, dataset, dt)
-    return ship_folder(tables.spark, Path(here.name), here.digest)
+    here = fetch_published(publication)
+    return ship_folder(spark, Path(here.name), here.digest)
 
 
 def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:

@@ -5,9 +5,8 @@ Thresholds are the config's section `audits`; that no user has two rows and no s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -15,11 +14,12 @@ from pyspark.sql import functions as F
 from recall_lib import schemas
 from recall_lib.config import Audits
 from recall_lib.errors import DataRefused
-
-if TYPE_CHECKING:
-    from recall_lib.io.tables import Tables
+from recall_lib.io.publication import Publication
 
 _METRIC = "hr@10"  # of the validation split
+
+# Gives the publication of the last day before one's own; None without one.
+Before = Callable[[Publication], Publication | None]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Audit:
         return self.value >= self.bound if self.side == "least" else self.value <= self.bound
 
 
-def audit(tables: Tables, folder: str, dataset: str, dt: str, facts: dict[str, Any]) -> dict[str, dict[str, float]]:
+def audit(staged: Publication, before: Before, settings: Audits) -> dict[str, dict[str, float]]:
     """Audit one staged publication.
 
     Args:
-        tables: what is published already, and the thresholds.
-        folder: the staged files.
-        facts: of its manifest: `rows`; top_n's `users_in`; a model's `validation`.
+        staged: of its manifest: `rows`; top_n's `users_in`; a model's `validation`.
+        before: gives the publication of the last day before, None without one.
+        settings: thresholds.
 
     Returns:
         {name of the audit: {"value", "least" or "most"}}, for the manifest; {} where nothing is asked of the dataset.
@@ -51,21 +51,20 @@ def audit(tables: Tables, folder: str, dataset: str, dt: str, facts: dict[str, A
     Raises:
         DataRefused: an audit fails; the message has each that does, with its value and threshold.
     """
-    settings = tables.config.audits
+    dataset, facts = staged.dataset, staged.manifest
     if dataset == "events":
         found = [Audit("min_clicks", facts["rows"], "least", settings.min_clicks)]
     elif dataset in ("top_n", "top_n_user_id"):
-        assert tables.spark is not None
-        written = tables.spark.read.schema(schemas.TOP_N).parquet(tables.uri(folder))
-        found = list(top_n_audits(written, facts.get("users_in"), settings, of_model=dataset == "top_n"))
+        rows = staged.read(schemas.TOP_N)
+        found = list(top_n_audits(rows, facts.get("users_in"), settings, of_model=dataset == "top_n"))
     elif dataset == "models":
-        found = list(_model_audits(tables, dt, facts, settings))
+        found = list(_model_audits(staged, before, settings))
     else:
         found = []
     failed = [f"{a.name} is {a.value:.6g}, at {a.side} {a.bound:.6g} is asked for" for a in found if not a.passed]
     if failed:
         raise DataRefused(
-            f"{dataset}/dt={dt} was not published, for its audit failed: {'; '.join(failed)}; look for the cause in what it is "
+            f"{staged.name} was not published, for its audit failed: {'; '.join(failed)}; look for the cause in what it is "
             "made from, or, if it is right so, change the threshold in the config's section audits"
         )
     return {a.name: {"value": a.value, a.side: a.bound} for a in found}
@@ -90,11 +89,10 @@ def top_n_audits(written: DataFrame, users_in: int | None, settings: Audits, *, 
         yield Audit("max_popular_share", share, "most", settings.max_popular_share)
 
 
-def _model_audits(tables: Tables, dt: str, facts: dict[str, Any], settings: Audits) -> Iterable[Audit]:
-    earlier = [day for day in tables.days("models") if day < dt]
-    if settings.min_validation_share is None or not earlier:
+def _model_audits(staged: Publication, before: Before, settings: Audits) -> Iterable[Audit]:
+    if settings.min_validation_share is None or (earlier := before(staged)) is None:
         return
-    last = tables.manifest("models", earlier[-1]).get("validation", {}).get(_METRIC)
+    last = earlier.manifest.get("validation", {}).get(_METRIC)
     if last:  # of no held-out user nothing was measured
-        share = facts["validation"].get(_METRIC, 0.0) / last
+        share = staged.manifest["validation"].get(_METRIC, 0.0) / last
         yield Audit("min_validation_share", share, "least", settings.min_validation_share)

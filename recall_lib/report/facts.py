@@ -5,30 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from recall_lib import datasets
+from recall_lib.io.publication import Publication
 from recall_lib.io.tables import Tables
 
-# Every publication of a day, in the order the stages make them, with its further keys.
-_PUBLICATIONS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("vocab", {}),
-    ("samples", {"split": "train"}),
-    ("samples", {"split": "validation"}),
-    ("samples", {"split": "test"}),
-    ("models", {}),
-    ("vectors", {"kind": "item"}),
-    ("vectors", {"kind": "user"}),
-    ("index", {}),
-    ("popular", {}),
-    ("top_n", {}),
-    ("top_n_user_id", {}),
-    ("related", {}),
-    ("metrics", {}),
-)
 # What every manifest holds; the rest are a stage's own facts.
 _COMMON = {
     "dataset",
     "dt",
-    "split",
-    "kind",
     "digest",
     "inputs",
     "vocab",
@@ -52,33 +36,36 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     """
     days = tables.days("events")
     ordered = tables.config.input.ordering == "time"
-    manifests = {day: tables.manifest("events", day) for day in days if (day <= dt if ordered else day == dt)}
+    manifests = {day: tables.get("events", day).manifest for day in days if (day <= dt if ordered else day == dt)}
     newest = max(manifests.values(), key=lambda manifest: manifest["published_at"], default={})
-    found = [(name, keys) for name, keys in _PUBLICATIONS if tables.find(name, dt, **keys)]
+    # Events and rejects are of all days, and shown apart; the report cannot show itself.
+    rows = [row for row in datasets.in_order() if row.job not in ("events", "report")]
+    looked = [tables.look(row.name, dt, **part) for row in rows for part in row.parts()]
+    found = {_named(one): one for one in looked if one}
     return {
         "dt": dt,
         "account": newest.get("log", {}),
         "account_days": [day for day, manifest in manifests.items() if manifest["run_id"] == newest["run_id"]],
         "events": {day: manifest["rows"] for day, manifest in manifests.items()},
-        "stages": [_stage(tables, dt, name, keys) for name, keys in found],
-        "digests": {_named(name, keys): tables.manifest(name, dt, **keys)["digest"] for name, keys in found},
-        "training": _training_log(tables, dt),
-        "metrics": tables.read_json(f"{tables.folder('metrics', dt)}/metrics.json") if tables.find("metrics", dt) else {},
+        "stages": [_stage(one) for one in found.values()],
+        "digests": {name: one.digest for name, one in found.items()},
+        "training": _training_log(tables, found.get("models")),
+        "metrics": tables.read_json(f"{found['metrics'].folder}/metrics.json") if "metrics" in found else {},
         "config": tables.config.model_dump(mode="json"),
         "versions": newest.get("versions", {}),
     }
 
 
-def _named(name: str, keys: dict[str, str]) -> str:
-    return " ".join([name, *keys.values()])
+def _named(publication: Publication) -> str:
+    return " ".join([publication.dataset, *publication.keys.values()])
 
 
-def _stage(tables: Tables, dt: str, name: str, keys: dict[str, str]) -> dict[str, Any]:
-    manifest = tables.manifest(name, dt, **keys)
-    facts = flatten({key: value for key, value in manifest.items() if key not in _COMMON})
+def _stage(publication: Publication) -> dict[str, Any]:
+    manifest = publication.manifest
+    facts = flatten({key: value for key, value in manifest.items() if key not in {*_COMMON, *publication.keys}})
     targets = [file["values"]["example_age"] for file in manifest["files"] if "example_age" in file.get("values", {})]
     return {
-        "name": _named(name, keys),
+        "name": _named(publication),
         "bytes": sum(file["bytes"] for file in manifest["files"]),
         "seconds": manifest["seconds"],
         "facts": facts | ({"targets": sum(targets)} if targets else {}),
@@ -94,8 +81,7 @@ def flatten(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _training_log(tables: Tables, dt: str) -> list[dict[str, Any]]:
-    folder = tables.find("models", dt)
-    if folder is None or not tables.fs.exists(f"{folder}/log.jsonl"):
+def _training_log(tables: Tables, model: Publication | None) -> list[dict[str, Any]]:
+    if model is None or not tables.fs.exists(f"{model.folder}/log.jsonl"):
         return []
-    return [json.loads(line) for line in tables.fs.cat_file(f"{folder}/log.jsonl").splitlines() if line.strip()]
+    return [json.loads(line) for line in tables.fs.cat_file(f"{model.folder}/log.jsonl").splitlines() if line.strip()]

@@ -45,16 +45,17 @@ def judge(tables: Tables, dt: str, version: str, validation: Mapping[str, float]
     earlier = [day for day in tables.days("models") if day < dt] if most is not None else []
     if most is None or not earlier:
         return Verdict(dt, version)
-    serving = fingerprints.serving_day(tables, earlier[-1])
-    inputs = {f"models/dt={day}": tables.manifest("models", day)["digest"] for day in {earlier[-1], serving}}
+    last = tables.get("models", earlier[-1])
+    serving = fingerprints.serving_day(last)
+    other = last if serving == last.dt else tables.get("models", serving)
+    inputs = {model.name: model.digest for model in (last, other)}
     try:
         # It could not serve dt with the settings of now, or without its vocabulary.
         fingerprints.model_of_vocab(tables, serving)
     except DataRefused as error:
         return Verdict(dt, version, f"promoted without a comparison: {error}", inputs)
-    other = tables.manifest("models", serving)
-    ours, theirs = validation.get(_METRIC, 0.0), other["validation"].get(_METRIC, 0.0)
+    ours, theirs = validation.get(_METRIC, 0.0), other.manifest["validation"].get(_METRIC, 0.0)
     if ours >= (1 - most) * theirs:
         return Verdict(dt, version, inputs=inputs)
     why = f"validation {_METRIC} {ours:.4f} is less than {1 - most:g} x the {theirs:.4f} of models/dt={serving}"
-    return Verdict(serving, other["version"], f"not promoted: {why}, which serves {dt} in its place", inputs)
+    return Verdict(serving, other.manifest["version"], f"not promoted: {why}, which serves {dt} in its place", inputs)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recall_lib.config import Features, Model, Samples, Section, Training
 from recall_lib.errors import DataRefused, UsageError
 
 if TYPE_CHECKING:
+    from recall_lib.io.publication import Publication
     from recall_lib.io.tables import Tables
 
 
@@ -21,11 +21,10 @@ class SampleFile(Section):
     targets: int
 
 
-def sample_files(folder: str, manifest: Mapping[str, Any]) -> list[SampleFile]:
-    """The files of a split that lies at `folder` (a URI), with the targets (an example_age each) that its manifest counts."""
-    return [
-        SampleFile(url=f"{folder}/{file['name']}", targets=file["values"].get("example_age", 0)) for file in manifest["files"]
-    ]
+def sample_files(split: Publication) -> list[SampleFile]:
+    """The files of a split, with the targets (an example_age each) that its manifest counts."""
+    targets = [file["values"].get("example_age", 0) for file in split.manifest["files"]]
+    return [SampleFile(url=url, targets=n) for url, n in zip(split.files, targets, strict=True)]
 
 
 class FirstWeights(Section):
@@ -51,13 +50,12 @@ def first_weights(tables: Tables, dt: str) -> FirstWeights | None:
         raise UsageError(f"training.init yesterday starts from models/dt={day}, which is not published: run {day}, {way_out}")
     try:
         model = tables.require_settings("models", day, "features", "model", "samples.window_size", "samples.order")
-        vocab = tables.manifest("vocab", day)
+        vocab = tables.get("vocab", day)
     except DataRefused as error:
         raise UsageError(f"{error}; {way_out}") from None
-    if vocab["digest"] != model["inputs"]["vocab"]:
+    if vocab.digest != model.inputs["vocab"]:
         raise UsageError(f"models/dt={day} was trained on another vocabulary than vocab/dt={day}: run {day} again, {way_out}")
-    folder = tables.uri(tables.folder("models", day))
-    return FirstWeights(dt=day, version=model["version"], folder=folder, vocab=tables.files("vocab", day))
+    return FirstWeights(dt=day, version=model.manifest["version"], folder=model.uri, vocab=vocab.files)
 
 
 class TrainSpec(Section):

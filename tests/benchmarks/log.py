@@ -35,7 +35,8 @@ def publish_log(ctx: Context, clicks: int) -> int:
     days = [f"{_START + timedelta(days=day):%Y-%m-%d}" for day in range(DAYS)]
     # A user's clicks of a day in one file, as the events job leaves them.
     spread = log.repartition(ctx.config.spark.partitions, "dt", F.pmod(F.xxhash64("user_id"), F.lit(64)))
-    ctx.tables.publish_days(spread, schemas.events(ctx.config.features), "events", days)
+    with ctx.tables.publishing("events", days) as staged:
+        staged.write(spread, schemas.events(ctx.config.features))
     return users * CLICKS_A_USER
 
 

@@ -83,7 +83,8 @@ def publish_clicks(root: Path, plan: Plan, **sections: Any) -> Context:
     ctx = Context(config(root, **sections), DT, "bench")
     clicks = simulator_in_spark.clicks(ctx.spark, plan).withColumn("dt", F.date_format("event_ts", "yyyy-MM-dd"))
     spread = clicks.repartition(ctx.config.spark.partitions, "dt", user_bucket())
-    ctx.tables.publish_days(spread, schemas.events(ctx.config.features), "events", _DAYS)
+    with ctx.tables.publishing("events", _DAYS) as staged:
+        staged.write(spread, schemas.events(ctx.config.features))
     return ctx
 
 
@@ -148,7 +149,7 @@ def wide(work: Path, plan: Plan) -> Row:
     features = Features(item_id=ItemId(min_count=1), user=(Feature(name="user_id", min_count=1),))
     ctx = publish_clicks(work / "wide", plan, features=features)
     built = build(ctx, jobs.vocab, jobs.samples)
-    made = ctx.tables.manifest("vocab", DT)
+    made = ctx.tables.get("vocab", DT).manifest
     users, items = made["sizes"]["user_id"], made["sizes"]["item_id"]
     note = f"{made['train_clicks']:,} training clicks, {users:,} ids of users, {items:,} of items; "
     note += f"vocab and samples {built.seconds:.1f} s; resident: {built.memory}; peer: the limit of a process"

@@ -101,20 +101,19 @@ def generate(folder: Path, users: int) -> None:
 
 def spec(ctx: Context, batch_size: int) -> dict[str, Any]:
     """What training is given, as JSON; no validation."""
-    vocab, train = (ctx.tables.manifest(name, DT, **keys) for name, keys in (("vocab", {}), ("samples", {"split": "train"})))
-    folder = ctx.tables.uri(ctx.tables.folder("samples", DT, split="train"))
+    vocab, train = ctx.tables.get("vocab", DT), ctx.tables.get("samples", DT, split="train")
     made = TrainSpec(
         features=ctx.config.features,
         samples=ctx.config.samples,
         model=ctx.config.model,
         training=ctx.config.training.model_copy(update={"batch_size": batch_size}),
         seed=ctx.config.seed,
-        sizes=vocab["sizes"],
-        counts=item_counts(ctx.tables.files("vocab", DT)).tolist(),
-        train=sample_files(folder, train),
+        sizes=vocab.manifest["sizes"],
+        counts=item_counts(vocab.files).tolist(),
+        train=sample_files(train),
         validation=[],
-        vocab=vocab["digest"],
-        inputs=train["digest"],
+        vocab=vocab.digest,
+        inputs=train.digest,
     )
     return made.model_dump(mode="json")
 
@@ -191,7 +190,7 @@ def run_rechub(work: Path, ctx: Context) -> dict[str, Any]:
     """The peer's fastest epoch on the windows that ours trains on, and with which setting that was."""
     config, path = ctx.config, work / "windows.npz"
     columns = training_windows(ctx)
-    sizes = ctx.tables.manifest("vocab", DT)["sizes"]
+    sizes = ctx.tables.get("vocab", DT).manifest["sizes"]
     np.savez(path, sizes=json.dumps(sizes), **columns)
     task = {
         "windows": str(path),
@@ -209,7 +208,7 @@ def training_windows(ctx: Context) -> dict[str, np.ndarray]:
     """All targets as the peer reads them: history [n, window_size] padded with 0, target, example_age, user features."""
     features, samples = ctx.config.features, ctx.config.samples
     parts = []
-    for file in ctx.tables.files("samples", DT, split="train"):
+    for file in ctx.tables.get("samples", DT, split="train").files:
         runs = Runs.from_arrow(pq.read_table(file), features, samples)
         found = runs.windows(np.arange(len(runs)))
         history = padded(found.history, samples.window_size)

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 import yaml
 
-from recall_lib import __version__
+from recall_lib import __version__, datasets
 from recall_lib.cli import JOBS, TOOLS
 from recall_lib.submit import MANAGERS, ROOT
 from tests.test_setup import PINS
@@ -36,22 +36,42 @@ def steps():
     return ast.literal_eval(found)
 
 
+def waits_for(given, job):
+    """The jobs of the same run that a job waits for, directly or by way of others."""
+    _, earlier = given[job]
+    return set(earlier).union(*(waits_for(given, before) for before in earlier))
+
+
 def test_the_dag_runs_every_job_once_after_what_it_reads():
     given = steps()
-    assert set(given) == set(JOBS) - {"pipeline"}
+    assert set(given) == set(datasets.jobs())
     done = set()
     for job, (shift, earlier) in given.items():
         assert set(earlier) <= done, job  # an order, so that there is no circle
         assert (ROOT / f"jobs/{job}.py").exists()
         assert shift == (-1 if job in ("events", "metrics", "report") else 0)
         done.add(job)
+    for row in datasets.DATASETS.values():
+        made_by = {datasets.DATASETS[name].job for name in datasets.inputs_of(row.name)} - {row.job}
+        # A table of a later day than the reader's is none of its inputs; the day before was made by the run before.
+        in_this_run = {job for job in made_by if given[job][0] <= given[row.job][0]}
+        assert in_this_run <= waits_for(given, row.job), row.name
+
+
+def test_the_dag_wires_what_its_steps_say(dag):
+    """`before >> after`, and not the other way round."""
+    assert dag.tasks.keys() == dag.STEPS.keys()
+    for job, (_, earlier) in dag.STEPS.items():
+        after = [name for name, (_, before) in dag.STEPS.items() if job in before]
+        assert dag.tasks[job].followed_by == [dag.tasks[name] for name in after]
+        assert all(dag.tasks[job] in dag.tasks[before].followed_by for before in earlier)
 
 
 class _Anything:
-    """Takes the place of Airflow's classes: remembers nothing, allows everything."""
+    """Takes the place of Airflow's classes: allows everything, and remembers what follows it alone."""
 
     def __init__(self, *args, **kwargs):
-        pass
+        self.followed_by = []
 
     def __call__(self, *args, **kwargs):
         return self
@@ -60,6 +80,7 @@ class _Anything:
         return _Anything()
 
     def __rshift__(self, other):
+        self.followed_by.append(other)
         return other
 
     def __enter__(self):
@@ -95,7 +116,12 @@ def dag(monkeypatch, tmp_path):
 
 class _Task(_Anything):
     def __init__(self, function=None):
+        super().__init__()
         self.function = function
+
+    def override(self, **_):
+        """A task factory: each call is a task of its own."""
+        return lambda *_: _Task(self.function)
 
 
 def filled_in(template):

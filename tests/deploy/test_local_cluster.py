@@ -117,7 +117,7 @@ def digests(tables: Tables) -> dict[str, str]:
     """Of all that is published but reports, which hold times."""
     datasets = [path.rsplit("/", 1)[-1] for path in tables.fs.ls(tables.root, detail=False)]
     return {
-        "/".join([dataset, dt, *keys.values()]): tables.manifest(dataset, dt, **keys)["digest"]
+        "/".join([dataset, dt, *keys.values()]): tables.get(dataset, dt, **keys).manifest["digest"]
         for dataset in datasets
         if not dataset.startswith("_") and dataset != "reports"
         for dt, keys in tables.publications(dataset)
@@ -152,7 +152,7 @@ def test_every_job_makes_the_tables_of_one_machine(master: str, tmp_path: Path) 
     # Rows without a readable day are rejected under the day that is run: here each of both, there the last alone.
     assert {name for name, digest in found.items() if digest != expected[name]} == {f"rejects/{BEFORE}"}
     assert {name.split("/")[0] for name in found} == PUBLISHED
-    assert tables.files("reports", DT)
-    assert tables.manifest("top_n", DT)["rows"] == len(clicked(log, START - 86_400))
-    metrics = tables.read_json(f"{tables.folder('metrics', DT)}/metrics.json")
+    assert tables.get("reports", DT).files
+    assert tables.get("top_n", DT).manifest["rows"] == len(clicked(log, START - 86_400))
+    metrics = tables.read_json(f"{tables.get('metrics', DT).folder}/metrics.json")
     assert (metrics["status"], metrics["users"] > 20, metrics["model"]["hr@10"] > 0) == ("final", True, True)

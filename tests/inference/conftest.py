@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
+from recall_lib import schemas
 from recall_lib.config import Config
+from recall_lib.inference.shipping import ship_published
 from recall_lib.job import Context
 
 DT = "2024-03-05"
@@ -41,13 +43,23 @@ def publish_untrained(ctx, vocab=None, seed=0):
     from recall_lib.model import checkpoint
     from recall_lib.model.towers import YouTubeDNN
 
-    manifest = ctx.tables.manifest("vocab", ctx.dt)
-    config, digest, facts = ctx.config, vocab or manifest["digest"], {}
+    manifest = ctx.tables.get("vocab", ctx.dt).manifest
+    config, digest = ctx.config, vocab or manifest["digest"]
     torch.manual_seed(seed)
     settings = config.model.model_copy(update={"embedding_std": 1.0})
     model = YouTubeDNN(config.features, settings, manifest["sizes"], config.samples.window_size)
-    with ctx.tables.publish_files("models", ctx.dt, inputs={"vocab": digest}, facts=facts) as folder:
-        facts["version"] = checkpoint.save(folder, model, config.features, config.samples, manifest["sizes"], digest)
+    with ctx.tables.publishing("models", ctx.dt, inputs={"vocab": digest}) as staged:
+        staged.facts["version"] = checkpoint.save(
+            staged.folder, model, config.features, config.samples, manifest["sizes"], digest
+        )
+
+
+def read_vocab(ctx):
+    return ctx.tables.get("vocab", DT).read(schemas.VOCAB)
+
+
+def ship(ctx, dataset):
+    return ship_published(ctx.spark, ctx.tables.get(dataset, DT))
 
 
 def run_job(ctx, job, dt=DT):

@@ -14,7 +14,7 @@ from recall_lib.errors import DataRefused
 from recall_lib.io.tables import Tables
 from recall_lib.retrieval.baselines import EASE_LAMBDA
 from recall_lib.transforms import metrics as transform
-from tests.inference.conftest import DT, LAST_SECOND, make_log, publish_untrained, run_job
+from tests.inference.conftest import DT, LAST_SECOND, make_log, publish_untrained, read_vocab, run_job, ship
 
 CUTOFFS = (10, 50, 200)
 DAY_LOG = [  # first clicks of the day: a repeat, one outside the vocabulary, new users, a user without known clicks
@@ -98,13 +98,12 @@ def summarise(rows, counts):
 
 def model_scores(ctx):
     """{user: {item: score}}: the exported vectors' inner product for the test rows."""
-    from recall_lib.inference.shipping import ship_published
     from recall_lib.inference.vectors import user_vectors
 
-    rows = ctx.tables.read("samples", DT, schemas.runs(ctx.config.features), split="test")
-    model = ship_published(ctx.tables, "models", DT)
+    rows = ctx.tables.get("samples", DT, split="test").read(schemas.runs(ctx.config.features))
+    model = ship(ctx, "models")
     users = rows.mapInArrow(lambda batches: user_vectors(batches, model=model), schemas.USER_VECTORS).collect()
-    items = ctx.tables.read("vectors", DT, schemas.ITEM_VECTORS, kind="item").collect()
+    items = ctx.tables.get("vectors", DT, kind="item").read(schemas.ITEM_VECTORS).collect()
     table = np.array([row["vector"] for row in items], np.float64)
     found = {}
     for row in users:
@@ -114,11 +113,11 @@ def model_scores(ctx):
 
 
 def metrics_of(ctx):
-    return json.loads((Path(ctx.tables.folder("metrics", DT)) / "metrics.json").read_text())
+    return json.loads((Path(ctx.tables.get("metrics", DT).folder) / "metrics.json").read_text())
 
 
 def counts_of(ctx):
-    return {row["value"]: row["count"] for row in ctx.vocab()[0].collect() if row["feature"] == "item_id" and row["value"]}
+    return {row["value"]: row["count"] for row in read_vocab(ctx).collect() if row["feature"] == "item_id" and row["value"]}
 
 
 def assert_metrics(ctx, protocol, hours=24.0, filter_seen=True, **head):
@@ -169,4 +168,4 @@ def test_day_waits_for_its_clicks_and_is_then_scored(prepared):
     spark = ctx.config.spark.model_copy(update={"partitions": 1})
     run_job(replace(ctx, config=ctx.config.model_copy(update={"spark": spark})), "metrics")
     assert metrics_of(ctx) == first, "another partitioning changes no figure"
-    assert Tables(ctx.config).manifest("metrics", DT)["users"] == first["users"]
+    assert Tables(ctx.config).get("metrics", DT).manifest["users"] == first["users"]

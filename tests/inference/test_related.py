@@ -16,8 +16,8 @@ from tests.inference.conftest import DT, make_log, run_job
 def test_related_table(prepared):
     ctx = prepared()
     run_job(ctx, "related")
-    rows = ctx.tables.read("related", DT, schemas.RELATED).collect()
-    index = ItemIndex.load(Path(ctx.tables.folder("index", DT)))
+    rows = ctx.tables.get("related", DT).read(schemas.RELATED).collect()
+    index = ItemIndex.load(Path(ctx.tables.get("index", DT).folder))
     vectors = {index.item_ids[i].as_py(): index.vectors[i].astype(np.float64) for i in range(2, len(index.vectors))}
     columns = {item: set() for item in vectors}
     for line in make_log()[1:]:

@@ -16,7 +16,7 @@ from recall_lib import schemas
 from recall_lib.config import TopN
 from recall_lib.errors import DataRefused
 from recall_lib.ids import UNKNOWN
-from recall_lib.inference.shipping import Shipped, load_model, ship_published
+from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.inference.top_n import save_recommendable, top_n
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
@@ -24,7 +24,7 @@ from recall_lib.reading import read_allowed_items, read_histories
 from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.transforms.vocab import known_items
-from tests.inference.conftest import DT, make_log, publish_untrained, run_job
+from tests.inference.conftest import DT, make_log, publish_untrained, read_vocab, run_job, ship
 
 
 def clicks_by_user():
@@ -41,7 +41,7 @@ def vocabulary():
 
 
 def collect(ctx, dataset, schema, **keys):
-    return ctx.tables.read(dataset, DT, schema, **keys).collect()
+    return ctx.tables.get(dataset, DT, **keys).read(schema).collect()
 
 
 def assert_lists(ctx, allowed):
@@ -49,12 +49,12 @@ def assert_lists(ctx, allowed):
     rows = {row["user_id"]: row for row in collect(ctx, "top_n", schemas.TOP_N)}
     users, kept = clicks_by_user(), vocabulary()
     assert rows.keys() == users.keys()
-    assert len(rows) == ctx.tables.manifest("top_n", DT)["rows"]
+    assert len(rows) == ctx.tables.get("top_n", DT).manifest["rows"]
     items = {row["item_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.ITEM_VECTORS, kind="item")}
     vectors = {row["user_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user")}
     assert items.keys() == kept.keys()
     assert vectors.keys() == users.keys()
-    version = ctx.tables.manifest("models", DT)["version"]
+    version = ctx.tables.get("models", DT).manifest["version"]
     for user, own in users.items():
         if kept.keys() & set(own):
             scores = {item: np.float32(np.dot(np.float64(v), np.float64(vectors[user]))) for item, v in items.items()}
@@ -95,7 +95,7 @@ def test_a_ban_and_an_allow_list_hold_for_every_user(prepared):
     assert lists["lonely"] == hottest[6:13]
     clicked = {user: len(set(own) & set(allow) - set(denied)) for user, own in clicks_by_user().items()}
     assert max(seen for user, seen in clicked.items() if len(lists[user]) == 7) > 12
-    made_from = ctx.tables.manifest("top_n", DT)["inputs"]
+    made_from = ctx.tables.get("top_n", DT).manifest["inputs"]
     assert {"top_n.allow", "top_n.deny"} < made_from.keys()
 
 
@@ -109,7 +109,7 @@ def test_what_the_lists_leave(prepared):
         return {names[item] for item in np.flatnonzero(allowed)}, inputs
 
     kept, some = vocabulary().keys(), ["i3", "i4", "odd"]
-    names = {row["item_index"]: row["item_id"] for row in known_items(ctx.vocab()[0]).collect()}
+    names = {row["item_index"]: row["item_id"] for row in known_items(read_vocab(ctx)).collect()}
     assert allowed_by() == (kept, {})
     assert allowed_by(some, allow="some.csv")[0] == {"i3", "i4"}
     found, digest = allowed_by(some, deny="some.csv")
@@ -127,11 +127,14 @@ def test_an_unknown_id_with_a_long_history_still_gets_a_whole_list(prepared, tmp
     pandas["user_id_index"] = [[UNKNOWN]] * len(pandas)
     clicks, allowed = read_popular(ctx, 32)[0], np.arange(32) > 4
     save_recommendable(tmp_path, allowed, clicks)
-    search = {"model": ship_published(ctx.tables, "models", DT), "index": ship_published(ctx.tables, "index", DT)}
+    search = {
+        "model": ship(ctx, "models"),
+        "index": ship(ctx, "index"),
+    }
     batch = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
     recommendable = Shipped(str(tmp_path), "these")
     found = top_n([batch], **search, recommendable=recommendable, n=7, filter_seen=True, user_id_only=True)
-    names = {row["item_index"]: row["item_id"] for row in known_items(ctx.vocab()[0]).collect()}
+    names = {row["item_index"]: row["item_id"] for row in known_items(read_vocab(ctx)).collect()}
     rest = {names[item] for item in np.flatnonzero(allowed)}
     for row in pa.Table.from_batches(found).to_pylist():
         expected = by_clicks(rest - set(clicks_by_user()[row["user_id"]]))[:7]
@@ -143,8 +146,8 @@ def test_an_unknown_id_with_a_long_history_still_gets_a_whole_list(prepared, tmp
 def test_user_vectors_see_the_last_window(prepared):
     """The tower is fed the user's last window_size known clicks, and the features of the newest click."""
     ctx = prepared()
-    model, _ = checkpoint.load(ctx.tables.folder("models", DT))
-    index = {(row["feature"], row["value"]): row["index"] for row in ctx.vocab()[0].collect() if row["value"]}
+    model, _ = checkpoint.load(ctx.tables.get("models", DT).folder)
+    index = {(row["feature"], row["value"]): row["index"] for row in read_vocab(ctx).collect() if row["value"]}
     vectors = {row["user_id"]: row["vector"] for row in collect(ctx, "vectors", schemas.USER_VECTORS, kind="user")}
     lines = [line.split(",") for line in make_log()[1:]]
     for user, own in clicks_by_user().items():
@@ -164,11 +167,11 @@ def test_user_vectors_see_the_last_window(prepared):
 
 def test_any_partitioning_gives_the_same_rows(prepared):
     ctx = prepared()
-    digests = [ctx.tables.manifest("top_n", DT)["digest"]]
+    digests = [ctx.tables.get("top_n", DT).manifest["digest"]]
     for partitions in (1, 5):
         spark = ctx.config.spark.model_copy(update={"partitions": partitions})
         run_job(replace(ctx, config=ctx.config.model_copy(update={"spark": spark})), "top_n")
-        digests.append(ctx.tables.manifest("top_n", DT)["digest"])
+        digests.append(ctx.tables.get("top_n", DT).manifest["digest"])
     assert len(set(digests)) == 1
 
 
@@ -178,8 +181,8 @@ def test_the_user_id_alone(prepared):
     run_job(ctx, "top_n")
     rows = {row["user_id"]: row for row in collect(ctx, "top_n_user_id", schemas.TOP_N)}
     assert rows.keys() == clicks_by_user().keys()
-    model, _ = checkpoint.load(ctx.tables.folder("models", DT))
-    index = {(row["feature"], row["value"]): row["index"] for row in ctx.vocab()[0].collect() if row["value"]}
+    model, _ = checkpoint.load(ctx.tables.get("models", DT).folder)
+    index = {(row["feature"], row["value"]): row["index"] for row in read_vocab(ctx).collect() if row["value"]}
     names = {i: value for (feature, value), i in index.items() if feature == "item_id"}
     for user in ("u0", "u5", "lonely"):
         with torch.no_grad():
@@ -203,7 +206,7 @@ def test_an_input_users_table_decides_who_gets_a_list(prepared):
 
 def test_fingerprints_that_differ_are_refused_before_anything_is_written(prepared):
     ctx = prepared()
-    before = ctx.tables.manifest("top_n", DT)
+    before = ctx.tables.get("top_n", DT).manifest
     publish_untrained(ctx, seed=1)
     with pytest.raises(DataRefused, match="index/dt=2024-03-05 was made with another model_version: run `recall index"):
         run_job(ctx, "top_n")
@@ -213,7 +216,8 @@ def test_fingerprints_that_differ_are_refused_before_anything_is_written(prepare
     for job in ("vectors", "index", "top_n"):
         with pytest.raises(DataRefused, match="models/dt=2024-03-05 was trained on another vocabulary"):
             run_job(ctx, job)
-    assert ctx.tables.manifest("top_n", DT) == before
+    assert ctx.tables.get("top_n", DT).manifest == before
+    publish_untrained(ctx)
     with pytest.raises(DataRefused, match="popular/dt=2024-03-05 was made with another vocabulary: run `recall popular"):
         read_popular(ctx, 33)
 
@@ -223,7 +227,7 @@ def test_plain_iterators_of_batches(prepared, tmp_path):
     ctx = prepared()
     pandas = read_histories(ctx)[0].toPandas()
     whole = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
-    model, index = ship_published(ctx.tables, "models", DT), ship_published(ctx.tables, "index", DT)
+    model, index = ship(ctx, "models"), ship(ctx, "index")
     save_recommendable(tmp_path, np.arange(32) > 1, np.arange(32))
     recommendable = Shipped(str(tmp_path), "all")
     search = {"model": model, "index": index, "recommendable": recommendable, "n": 5, "filter_seen": True}
@@ -239,16 +243,16 @@ def test_a_reused_worker_loads_the_new_model(prepared):
     versions = []
     for seed in (0, 1):
         publish_untrained(ctx, seed=seed)
-        versions.append(load_model(ship_published(ctx.tables, "models", DT))[1]["version"])
+        versions.append(load_model(ship(ctx, "models"))[1]["version"])
     assert versions[0] != versions[1]
-    stale = Shipped(ctx.tables.folder("models", DT), "another digest")
+    stale = Shipped(ctx.tables.get("models", DT).folder, "another digest")
     with pytest.raises(DataRefused, match="published again while it was being used"):
         load_model(stale)
 
 
 def test_the_index_for_online_search(prepared):
     ctx = prepared()
-    folder = Path(ctx.tables.folder("index", DT))
+    folder = Path(ctx.tables.get("index", DT).folder)
     index = ItemIndex.load(folder)
     lsh = np.load(folder / "item_vectors_simple_lsh.npy")
     np.testing.assert_array_equal(lsh[:, :-1], index.vectors)
@@ -260,7 +264,7 @@ def test_the_index_for_online_search(prepared):
 def test_an_online_search_in_the_exports_gives_the_published_lists(prepared):
     """Index file, ids and user vectors suffice; the SIMPLE-LSH files give the same order by cosine."""
     ctx = prepared()
-    folder = Path(ctx.tables.folder("index", DT))
+    folder = Path(ctx.tables.get("index", DT).folder)
     index = faiss.read_index(str(folder / "items.faiss"))
     by_cosine = [np.load(folder / f"item_vectors_simple_lsh{form}.npy")[2:] for form in ("", "_unit")]
     ids = pq.read_table(folder / "item_ids.parquet").to_pandas().set_index("item_index")["item_id"]
@@ -281,11 +285,11 @@ def test_an_approximate_index_gives_the_same_whole_lists_on_any_partitions(prepa
     run_job(ctx, "top_n")
     exact = {row["user_id"]: row["items"] for row in collect(ctx, "top_n", schemas.TOP_N)}
     run_job(ctx, "index")
-    assert ctx.tables.manifest("index", DT)["recall"] < 1
+    assert ctx.tables.get("index", DT).manifest["recall"] < 1
     digests = set()
     for partitions in (1, 3, 8):
         run_job(prepared_with(ctx, partitions), "top_n")
-        digests.add(ctx.tables.manifest("top_n", DT)["digest"])
+        digests.add(ctx.tables.get("top_n", DT).manifest["digest"])
     assert len(digests) == 1
     lists, own = {row["user_id"]: row["items"] for row in collect(ctx, "top_n", schemas.TOP_N)}, clicks_by_user()
     assert {user: len(items) for user, items in lists.items()} == {user: len(items) for user, items in exact.items()}

@@ -22,6 +22,7 @@ from recall_lib.forget import forget
 from recall_lib.io.tables import Tables
 from recall_lib.session import start
 from tests.io import metastore
+from tests.publish import publish
 
 DT, OTHER = "2024-03-03", "2024-03-04"
 RERUNS = 4  # the last one is empty
@@ -41,16 +42,18 @@ def wait_for(path: Path) -> None:
 
 
 def publish_version(tables: Tables, version: int, dt: str = DT) -> None:
-    rows = tables.spark.range(rows_of(version), numPartitions=3).selectExpr(
-        "'all' window", "int(id) rank", "string(id) item_id", f"bigint({version}) count"
+    rows = (
+        tables.start_spark()
+        .range(rows_of(version), numPartitions=3)
+        .selectExpr("'all' window", "int(id) rank", "string(id) item_id", f"bigint({version}) count")
     )
-    tables.publish(rows, schemas.POPULAR, "popular", dt)
+    publish(tables, rows, schemas.POPULAR, "popular", dt)
 
 
-def publish(spark: Any, config: Config, folder: Path) -> None:
-    tables = Tables(config, spark=spark)
+def publish_reruns(spark: Any, config: Config, folder: Path) -> None:
+    tables = Tables(config, start_spark=lambda: spark)
     assert tables.catalog
-    publish_version(Tables(config.model_copy(update={"tables": TablesInCatalog()}), spark=spark), 0, OTHER)
+    publish_version(Tables(config.model_copy(update={"tables": TablesInCatalog()}), start_spark=lambda: spark), 0, OTHER)
     publish_version(tables, 0)  # with which the day before is in the catalog too
     (folder / "published").touch()
     wait_for(folder / "reading")
@@ -71,9 +74,9 @@ def publish(spark: Any, config: Config, folder: Path) -> None:
 def both_kinds(spark: Any, tables: Tables) -> None:
     """Tables with a second key, and files that lack some of the columns."""
     items = spark.createDataFrame([(2, "i", [0.5])], schemas.ITEM_VECTORS)
-    tables.publish(items, schemas.ITEM_VECTORS, "vectors", DT, kind="item")
-    tables.publish(
-        spark.createDataFrame([("u", [1.0])], schemas.USER_VECTORS), schemas.USER_VECTORS, "vectors", DT, kind="user"
+    publish(tables, items, schemas.ITEM_VECTORS, "vectors", DT, kind="item")
+    publish(
+        tables, spark.createDataFrame([("u", [1.0])], schemas.USER_VECTORS), schemas.USER_VECTORS, "vectors", DT, kind="user"
     )
     rows = spark.table("recall.vectors").orderBy("kind").collect()
     assert [tuple(row) for row in rows] == [(None, 2, "i", [0.5], DT, "item"), ("u", None, None, [1.0], DT, "user")]
@@ -95,7 +98,7 @@ def collect_garbage(tables: Tables) -> None:
     for item in [*old, *gc.garbage(tables, keep_days=1)]:
         if tables.fs.exists(item.path):
             gc.remove(tables, item)
-    table = tables.spark.table("recall.popular")
+    table = tables.start_spark().table("recall.popular")
     assert [row["dt"] for row in table.select("dt").distinct().collect()] == [OTHER]
     assert table.count() == rows_of(0)
     assert not catalog.versions("popular", DT, {})
@@ -133,5 +136,5 @@ if __name__ == "__main__":
     session = start(settings.spark, role)
     if role == "publish":
         metastore.serve(session, port, work)
-    {"publish": publish, "poll": poll}[role](session, settings, work)
+    {"publish": publish_reruns, "poll": poll}[role](session, settings, work)
     session.stop()

@@ -10,13 +10,14 @@ from recall_lib.config import Audits
 from recall_lib.errors import DataRefused
 from recall_lib.io.audits import top_n_audits
 from recall_lib.io.tables import Tables
+from tests.publish import publish
 
 DT = "2024-01-02"
 
 
 @pytest.fixture
 def tables(make_config, spark):
-    return lambda **audits: Tables(make_config(audits=audits), spark=spark)
+    return lambda **audits: Tables(make_config(audits=audits), start_spark=lambda: spark)
 
 
 def row(user="u1", items=(("i1", 1.0),), source="model"):
@@ -53,18 +54,18 @@ def test_figures_are_those_of_a_loop(spark):
 )
 def test_a_failed_audit_publishes_nothing(tables, spark, rows, settings, message):
     facts = {"users_in": 2}
-    before = tables().publish(top_n(spark, row("u1"), row("u2")), schemas.TOP_N, "top_n", DT, facts=facts)
+    before = publish(tables(), top_n(spark, row("u1"), row("u2")), schemas.TOP_N, "top_n", DT, facts=facts)
     assert before["audits"]["min_user_share"] == {"value": 1.0, "least": 1.0}
     strict = tables(**settings)
     with pytest.raises(DataRefused, match=rf"top_n/dt={DT} was not published, .*{message}"):
-        strict.publish(top_n(spark, *rows), schemas.TOP_N, "top_n", DT, facts=facts)
-    assert strict.manifest("top_n", DT) == before
+        publish(strict, top_n(spark, *rows), schemas.TOP_N, "top_n", DT, facts=facts)
+    assert strict.get("top_n", DT).manifest == before
     assert not any(strict.fs.ls(f"{strict.root}/_staging"))
 
 
 def test_by_the_user_id_alone_many_lists_are_popular(tables, spark):
     frame = top_n(spark, row(source="popular"))
-    assert tables(max_popular_share=0.1).publish(frame, schemas.TOP_N, "top_n_user_id", DT)["rows"] == 1
+    assert publish(tables(max_popular_share=0.1), frame, schemas.TOP_N, "top_n_user_id", DT)["rows"] == 1
 
 
 def test_a_day_short_of_clicks_keeps_all_days_back(tables, spark, make_config):
@@ -72,18 +73,23 @@ def test_a_day_short_of_clicks_keeps_all_days_back(tables, spark, make_config):
     values = [{"user_id": f"u{n}", "item_id": "i", "position": n, "dt": f"2024-01-0{1 + (n > 4)}"} for n in range(7)]
     frame = spark.createDataFrame(values, schema.add("dt", "string"))
     days = ["2024-01-01", "2024-01-02"]
+
+    def publish_days(into):
+        with into.publishing("events", days) as staged:
+            staged.write(frame, schema)
+
     strict = tables(min_clicks=5)
     with pytest.raises(DataRefused, match=r"events/dt=2024-01-02 .*min_clicks is 2, at least 5"):
-        strict.publish_days(frame, schemas.events(make_config().features), "events", days)
+        publish_days(strict)
     assert strict.days("events") == []
-    tables(min_clicks=2).publish_days(frame, schemas.events(make_config().features), "events", days)
-    assert strict.manifest("events", days[0])["audits"] == {"min_clicks": {"value": 5, "least": 2}}
+    publish_days(tables(min_clicks=2))
+    assert strict.get("events", days[0]).manifest["audits"] == {"min_clicks": {"value": 5, "least": 2}}
 
 
 def test_a_model_is_measured_by_the_last_published_day(tables):
     def publish(dt, hr, **audits):
         facts = {"validation": {"hr@10": hr} if hr is not None else {}}
-        with tables(**audits).publish_files("models", dt, facts=facts):
+        with tables(**audits).publishing("models", dt, facts=facts):
             pass
 
     publish("2024-01-03", 0.9)  # a later day has no say
@@ -92,6 +98,6 @@ def test_a_model_is_measured_by_the_last_published_day(tables):
         publish("2024-01-02", 0.17, min_validation_share=0.9)
     assert tables().days("models") == ["2024-01-01", "2024-01-03"]
     publish("2024-01-02", 0.19, min_validation_share=0.9)
-    assert tables().manifest("models", "2024-01-02")["audits"]["min_validation_share"]["value"] == pytest.approx(0.95)
+    assert tables().get("models", "2024-01-02").manifest["audits"]["min_validation_share"]["value"] == pytest.approx(0.95)
     publish("2024-01-01", None)  # nothing was measured
     publish("2024-01-02", 0.01, min_validation_share=0.9)

@@ -31,7 +31,7 @@ def test_every_shipped_statement_is_of_a_table():
 
 def test_a_catalog_that_dies_with_the_session_is_refused(spark, make_config):
     with pytest.raises(UsageError, match="outlives the session"):
-        _ = Tables(make_config(tables={"database": "recall"}), spark=spark).catalog
+        _ = Tables(make_config(tables={"database": "recall"}), start_spark=lambda: spark).catalog
 
 
 @pytest.mark.proof

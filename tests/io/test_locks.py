@@ -188,15 +188,15 @@ def test_who_stood_still_until_another_took_over_publishes_nothing(
     tables = Tables(make_config())
     root = tables.config.paths.root
     with pytest.raises(Busy, match=f"{NAME} was taken over"), locks.held(root, NAME, tables.run_id):
-        with tables.publish_files("index", "2024-01-02") as folder:
-            (folder / "x").write_text("first")
+        with tables.publishing("index", "2024-01-02") as staged:
+            (staged.folder / "x").write_text("first")
         monkeypatch.setattr(locks, "_processes", lambda: "another host")  # from which our pid cannot be looked at
         monkeypatch.setattr(locks, "DEAD_AFTER_S", 0.0)
         take(root)
-        with tables.publish_files("index", "2024-01-02") as folder:
-            (folder / "x").write_text("second")
+        with tables.publishing("index", "2024-01-02") as staged:
+            (staged.folder / "x").write_text("second")
     monkeypatch.undo()
-    assert (Path(tables.folder("index", "2024-01-02")) / "x").read_text() == "first"
+    assert (Path(tables.get("index", "2024-01-02").folder) / "x").read_text() == "first"
     take(root)
 
 

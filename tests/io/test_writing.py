@@ -9,7 +9,8 @@ import pytest
 from pyspark import TaskContext
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
-from recall_lib.io.tables import Tables, content_digests
+from recall_lib.io.digests import content_digests
+from recall_lib.io.tables import Tables
 from recall_lib.io.writing import WRITTEN, write_files, write_splits
 from recall_lib.transforms.grouping import map_users, partitions_for
 
@@ -44,37 +45,35 @@ def writer(spark, folder, **settings):
 
 @pytest.fixture
 def tables(make_config, spark):
-    return Tables(make_config(), spark=spark)
+    return Tables(make_config(), start_spark=lambda: spark)
 
 
 def test_each_split_is_a_publication_with_a_file_a_partition_and_a_row_group_a_batch(tables, spark):
-    even, odd, none = tables.publish_splits(
-        partial(writer, spark), SCHEMA, "samples", DT, ["even", "odd", "none"], inputs={"x": "y"}
-    )
+    with tables.publishing("samples", DT, split=["even", "odd", "none"], inputs={"x": "y"}) as staged:
+        staged.keep(writer(spark, staged.address), SCHEMA)
+    even, odd, none = (split.manifest for split in staged.published)
     assert (even["rows"], odd["rows"], none["rows"]) == (144, 143, 0)
     assert none["files"] == []
     assert [file["name"].split("-")[1] for file in even["files"]] == ["00000", "00001", "00002"]
     assert even["row_groups"] == 41 == sum(len(file["row_groups"]) for file in even["files"])
-    found = tables.read("samples", DT, SCHEMA, split="even")
+    found = tables.get("samples", DT, split="even").read(SCHEMA)
     assert content_digests(found) == content_digests(rows(spark).where("n % 2 = 0"))
     assert even["inputs"] == {"x": "y"}
 
 
 def test_files_of_attempts_that_do_not_count_are_not_published(tables, spark):
-    def with_stray(folder):
-        frame = writer(spark, folder)
-        lost = f"{folder.removeprefix('file://')}/split=even/part-00001-999.parquet"
+    with tables.publishing("samples", DT, split=["even", "odd"]) as staged:
+        written = writer(spark, staged.address)
+        lost = f"{staged.path}/split=even/part-00001-999.parquet"
         pq.write_table(pa.table({"user_id": ["lost"], "n": [1]}), lost)
-        return frame
-
-    even, _ = tables.publish_splits(with_stray, SCHEMA, "samples", DT, ["even", "odd"], inputs={})
-    assert even["rows"] == 144
-    assert tables.read("samples", DT, SCHEMA, split="even").where("user_id = 'lost'").count() == 0
+        staged.keep(written, SCHEMA)
+    assert staged.published[0].manifest["rows"] == 144
+    assert tables.get("samples", DT, split="even").read(SCHEMA).where("user_id = 'lost'").count() == 0
 
 
 def test_a_failed_task_publishes_nothing(tables, spark):
-    with pytest.raises(Exception, match="boom"):
-        tables.publish_splits(partial(writer, spark, fail=True), SCHEMA, "samples", DT, ["even", "odd"], inputs={})
+    with pytest.raises(Exception, match="boom"), tables.publishing("samples", DT, split=["even", "odd"]) as staged:
+        staged.keep(writer(spark, staged.address, fail=True), SCHEMA)
     assert not tables.find("samples", DT, split="even")
     time.sleep(2)
     assert not any(tables.fs.ls(f"{tables.root}/_staging"))

@@ -16,7 +16,7 @@ import yaml
 from jobs import pipeline
 from recall_lib import simulator
 from recall_lib.config import load_config
-from recall_lib.io.tables import MANIFEST
+from recall_lib.io.folders import MANIFEST
 from recall_lib.job import Context
 
 DT = "2024-03-03"  # of four days: the log holds a later click

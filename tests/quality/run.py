@@ -173,11 +173,11 @@ def measure(row: Row, data: Path) -> dict[str, Any]:
         recall("metrics", row, data)
     seconds = time.monotonic() - began
     tables = Tables(settings(row, data))
-    metrics = tables.read_json(f"{tables.folder('metrics', row.dt)}/metrics.json")
+    metrics = tables.read_json(f"{tables.get('metrics', row.dt).folder}/metrics.json")
     said = {"seconds": round(seconds, 1), "config": row.config, "overrides": list(row.overrides), "dt": row.dt}
-    training = tables.manifest("models", row.dt)
+    training = tables.get("models", row.dt).manifest
     said["training"] = {key: training[key] for key in ("seconds", "steps", "targets", "init")}
-    found = {**metrics, **said, "settings": tables.manifest("metrics", row.dt)["config"]}
+    found = {**metrics, **said, "settings": tables.get("metrics", row.dt).manifest["config"]}
     found["machine"] = machine() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     (FOLDER / f"{row.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
@@ -199,7 +199,8 @@ def is_trained(row: Row, data: Path) -> bool:
     """Whether the model that lies below build/quality/work is this row's, made with the settings of now."""
     config = settings(row, data)
     tables = Tables(config)
-    return bool(tables.find("models", row.dt)) and tables.manifest("models", row.dt)["config"] == config.model_dump(mode="json")
+    model = tables.look("models", row.dt)
+    return model is not None and model.manifest["config"] == config.model_dump(mode="json")
 
 
 def settings(row: Row, data: Path) -> Config:

@@ -55,10 +55,10 @@ def commands(tmp_path, monkeypatch):
         tables = Tables(load_config(args.config, args.overrides))
         if job == "pipeline":
             facts = {"seconds": 3.5, "steps": 7, "targets": 70, "init": "scratch"}
-            with tables.publish_files("models", args.dt, facts=facts) as folder:
-                (folder / "model.json").write_text("{}")
-        with tables.publish_files("metrics", args.dt) as folder:
-            (folder / "metrics.json").write_text(json.dumps({"users": 4, "model": BLOCK}))
+            with tables.publishing("models", args.dt, facts=facts) as staged:
+                (staged.folder / "model.json").write_text("{}")
+        with tables.publishing("metrics", args.dt) as staged:
+            (staged.folder / "metrics.json").write_text(json.dumps({"users": 4, "model": BLOCK}))
         ran.append((job, tables.config.top_n.filter_seen))
         return 0
 

@@ -9,9 +9,9 @@ DT = "2024-03-09"
 
 
 def publish(tables, dataset, files=None, facts=None, dt=DT, **keys):
-    with tables.publish_files(dataset, dt, facts=facts or {}, **keys) as folder:
+    with tables.publishing(dataset, dt, facts=facts or {}, **keys) as staged:
         for name, text in (files or {}).items():
-            (folder / name).write_text(text)
+            (staged.folder / name).write_text(text)
 
 
 def test_flatten():
@@ -32,7 +32,7 @@ def test_collect_tells_what_is_published_and_leaves_out_the_rest(tmp_path):
     assert facts["account_days"] == ["2024-03-08", DT]
     assert [stage["name"] for stage in facts["stages"]] == ["vocab", "models", "metrics"]
     assert facts["stages"][0]["facts"] == {"rows": 3, "sizes city": 8}
-    assert facts["digests"] == {name: tables.manifest(name, DT)["digest"] for name in ("vocab", "models", "metrics")}
+    assert facts["digests"] == {name: tables.get(name, DT).manifest["digest"] for name in ("vocab", "models", "metrics")}
     assert facts["training"] == [{"step": 1, "epoch": 1, "loss": 2.5}]
     assert facts["metrics"] == metrics
     assert "abc" in render(facts)

@@ -43,15 +43,14 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     ctx = run_jobs(config, DAY, "vocab", "samples", "train")
     # The targets that the steps are planned from are those of the files.
     for split in ("train", "validation"):
-        folder = ctx.tables.uri(ctx.tables.folder("samples", DAY, split=split))
-        for file in sample_files(folder, ctx.tables.manifest("samples", DAY, split=split)):
+        for file in sample_files(ctx.tables.get("samples", DAY, split=split)):
             blocks = [runs for runs, _ in read_runs([file.url], config.features, config.samples, seen=split != "train")]
             assert sum(map(len, blocks)) == file.targets
-    manifest = ctx.tables.manifest("models", DAY)
-    model, meta = checkpoint.load(ctx.tables.folder("models", DAY))
+    manifest = ctx.tables.get("models", DAY).manifest
+    model, meta = checkpoint.load(ctx.tables.get("models", DAY).folder)
     assert manifest["version"] == meta["version"]
     assert manifest["backend"] is None
-    assert manifest["inputs"]["vocab"] == meta["vocab"] == ctx.tables.manifest("vocab", DAY)["digest"]
+    assert manifest["inputs"]["vocab"] == meta["vocab"] == ctx.tables.get("vocab", DAY).manifest["digest"]
     assert len(model.item_vectors()) == meta["sizes"]["item_id"] == 2 + 9
     names = {file["name"] for file in manifest["files"]}
     assert names >= {"model.safetensors", "model.json", "log.jsonl"}
@@ -59,12 +58,30 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     assert not list((root(config) / "_checkpoints").glob("*"))
     assert json.loads((root(config) / "models" / "latest.json").read_text()) == {"dt": DAY, "version": meta["version"]}
     # The same samples give the same model, another vocabulary none at all.
-    assert run_jobs(config, DAY, "train").tables.manifest("models", DAY)["version"] == meta["version"]
+    assert run_jobs(config, DAY, "train").tables.get("models", DAY).manifest["version"] == meta["version"]
     path = root(config) / "vocab" / f"dt={DAY}" / "_manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
     with pytest.raises(DataRefused, match="another vocabulary: run `recall samples"):
         jobs.train.run(ctx)
-    assert ctx.tables.manifest("models", DAY)["version"] == meta["version"]
+    assert ctx.tables.get("models", DAY).manifest["version"] == meta["version"]
+
+
+def test_another_width_asks_for_another_model_alone(config: Config, run_jobs: Callable[..., Context]) -> None:
+    """Vocabulary and samples do not depend on it; other counts they do."""
+    run_jobs(config, CLICKED, "events")
+    run_jobs(config, DAY, "vocab", "samples")
+    wider = {"item_id": ItemId(min_count=1, dim=6)}
+    wide = config.model_copy(
+        update={
+            "features": config.features.model_copy(update=wider),
+            "model": config.model.model_copy(update={"tower": (8, 6)}),
+        }
+    )
+    model, _ = checkpoint.load(run_jobs(wide, DAY, "samples", "train").tables.get("models", DAY).folder)
+    assert model.item_table.weight.shape[1] == 6
+    rarer = config.model_copy(update={"features": config.features.model_copy(update={"item_id": ItemId(min_count=2, dim=4)})})
+    with pytest.raises(DataRefused, match=r"samples/dt=.* other settings in features.item_id.min_count"):
+        jobs.train.run(Context(rarer, DAY, "test"))
 
 
 def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
@@ -86,20 +103,20 @@ def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
     )
     run_jobs(config, CLICKED, "events")
     ctx = run_jobs(config, DAY, "vocab", "items", "samples", "train")
-    vocab = {(r["feature"], r["value"]): r["index"] for r in ctx.vocab()[0].collect()}
-    items = {r["item_index"]: r for r in ctx.tables.read("items", DAY, schemas.items(config.features)).collect()}
+    vocab = {(r["feature"], r["value"]): r["index"] for r in ctx.tables.get("vocab", DAY).read(schemas.VOCAB).collect()}
+    items = {r["item_index"]: r for r in ctx.tables.get("items", DAY).read(schemas.items(config.features)).collect()}
     assert set(items) == set(range(2, 11))
     for n in range(9):
         row = items[vocab["item_id", f"i{n}"]]
         assert row["tags_index"] == [vocab["tags", f"t{n % 4}"], vocab["tags", "s"]]
         assert row["kind_index"] == [vocab["kind", "new"]]  # each item is clicked in the last step
-    model, _ = checkpoint.load(ctx.tables.folder("models", DAY))
+    model, _ = checkpoint.load(ctx.tables.get("models", DAY).folder)
     assert not model.get_buffer("mean_user").isnan().any()
     assert model.get_buffer("mean_user").abs().sum() > 0
     run_jobs(config, DAY, "vectors")
     with torch.no_grad():
         expected = model.item_vectors(of_day=True)
-    for row in ctx.tables.read("vectors", DAY, schemas.ITEM_VECTORS, kind="item").collect():
+    for row in ctx.tables.get("vectors", DAY, kind="item").read(schemas.ITEM_VECTORS).collect():
         item = row["item_index"]
         assert items[item]["prior"] != 0
         assert row["vector"][0] == pytest.approx(float(expected[item][0]) + items[item]["prior"], rel=1e-5)

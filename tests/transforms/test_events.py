@@ -14,13 +14,13 @@ ROWS = {"clicks": "clicks.csv", "max_reject_share": 1.0}
 
 
 def log_of(ctx) -> dict[str, int]:
-    log = ctx.tables.manifest("rejects", ctx.dt)["log"]
+    log = ctx.tables.get("rejects", ctx.dt).manifest["log"]
     assert log["in"] == sum(n for fate, n in log.items() if fate != "in")
     return {fate: n for fate, n in log.items() if n}
 
 
 def rows_of(ctx, dt: str = DT) -> list[dict]:
-    events = ctx.tables.read("events", dt, schemas.events(ctx.config.features))
+    events = ctx.tables.get("events", dt).read(schemas.events(ctx.config.features))
     return sorted((row.asDict() for row in events.collect()), key=str)
 
 
@@ -56,7 +56,7 @@ def test_rows_each_fate(make_config, write_log, run_jobs):
     assert [(r["user_id"], r["item_id"], r["city"], r["tags"]) for r in rows] == [
         ("007", "a", "Köln", ["x", "y"]), ("007", "a", "北京", ["x", "y"]), ("008", "b", None, []),
     ]  # fmt: skip
-    rejects = {(r.source, r.reason, r.raw) for r in ctx.tables.read("rejects", DT, schemas.REJECTS).collect()}
+    rejects = {(r.source, r.reason, r.raw) for r in ctx.tables.get("rejects", DT).read(schemas.REJECTS).collect()}
     assert ("clicks.csv", "bad_time", "009,c,yesterday,1,x,x") in rejects
     assert ("clicks.csv", "malformed", "009,c,1700006400") in rejects
     assert len(rejects) == 9
@@ -134,8 +134,8 @@ def test_any_format_gives_the_same_events(spark, make_config, write_log, run_job
     digests = set()
     for clicks in ("clicks.csv", "p.parquet", "j.json", "o.orc"):
         ctx = run_jobs(make_config(input={"clicks": clicks}, features=FEATURES), DT, "events")
-        digests.add(ctx.tables.manifest("events", DT)["digest"])
-        assert ctx.tables.manifest("events", DT)["rows"] == 2
+        digests.add(ctx.tables.get("events", DT).manifest["digest"])
+        assert ctx.tables.get("events", DT).manifest["rows"] == 2
     assert len(digests) == 1
 
 

@@ -134,7 +134,7 @@ def test_sessions_and_runs_longer_than_one_row(make_config, write_log, run_jobs)
         model={"tower": [8]},
     )
     ctx = run_jobs(config, DT, "events", "vocab", "samples")
-    runs = ctx.tables.manifest("samples", DT, split="train")["rows"]
+    runs = ctx.tables.get("samples", DT, split="train").manifest["rows"]
     assert runs >= 3 + len({s["user_id"] for s in dumped(config, "train")}) - 1, "the busy user is cut into three runs"
     assert_equal_samples(config, clicks)
     assert_negatives(config, clicks, k=2)

@@ -1,0 +1,268 @@
+"""The datasets, each declared once: what makes it, from what, under which settings, how long it is kept.
+
+The order of the jobs, `recall status`, what is stale, what a job refuses to read, `gc`, `forget`, the catalog's tables and the
+report's list are read from these rows, and a test compares the DAG with them. A new dataset is one row here and one job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any, Literal
+
+from pyspark.sql.types import StructType
+
+from recall_lib import schemas
+from recall_lib.config import Config, Features, ItemFeature, TopN, Training
+
+EVERYTHING = ("*",)  # as inputs: every other dataset
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset.
+
+    Attributes:
+        name: its folder below the root.
+        job: the one that makes it.
+        inputs: the datasets that it is made from, of its own day or of others.
+        settings: those that decide what it holds, as `section`, `section.key` or, for every entry of a list,
+            `section.list.key`. A job refuses to read it where they differ.
+        tuning: settings that decide how good it is. Where they differ it is stale, but fits all the same.
+        retention: the setting of `retention` that says how many days are kept.
+        columns: of its Parquet files; None: it has other files.
+        key: the name of its further key; empty: a day is one publication.
+        values: of the further key.
+        user_column: where a user's id is; empty: no user is in it, or none can be taken out.
+        asked_for: whether a day must have it.
+        may_lack: the values of the further key that a day may lack.
+    """
+
+    name: str
+    job: str
+    inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    tuning: tuple[str, ...] = ()
+    retention: Literal["events_days", "models_days", "tables_days"] = "tables_days"
+    columns: Callable[[Features], StructType] | None = None
+    key: str = ""
+    values: tuple[str, ...] = ()
+    user_column: str = ""
+    asked_for: Callable[[Config], bool] = lambda _: True
+    may_lack: Callable[[Config], tuple[str, ...]] = lambda _: ()
+
+    def parts(self) -> list[dict[str, str]]:
+        """The further keys of each publication of a day."""
+        return [{self.key: value} for value in self.values] or [{}]
+
+    def required(self, config: Config) -> list[str]:
+        """The names of the publications that a day must have."""
+        optional = self.may_lack(config)
+        parts = [part for part in self.parts() if part.get(self.key) not in optional]
+        return [name_of(self.name, part) for part in parts] if self.asked_for(config) else []
+
+
+def _all_of(section: type[Training | TopN], name: str, *, but: set[str]) -> tuple[str, ...]:
+    return tuple(f"{name}.{key}" for key in section.model_fields if key not in but)
+
+
+# What decides the text of the features' values, and their ids. Their widths are the model's.
+_TEXT = (
+    *(f"features.user.{key}" for key in ("name", "column")),
+    *(f"features.item.{key}" for key in ("name", "column", "multi", "separator")),
+)
+_IDS = (
+    *_TEXT,
+    *(f"features.{kind}.{key}" for kind in ("user", "item") for key in ("min_count", "buckets")),
+    "features.item_id.min_count",
+)
+_CLICKS = tuple(
+    f"input.{key}"
+    for key in ("format", "items", "file_format", "options", "ordering", "time_unit", "columns", "item_columns.item_id")
+)
+_HOLD_OUT = ("input.ordering", "evaluation.protocol", "seed")
+_LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
+
+_ROWS = (
+    Dataset(
+        name="events",
+        job="events",
+        settings=(*_CLICKS, *_TEXT),
+        retention="events_days",
+        columns=schemas.events,
+        user_column="user_id",
+    ),
+    Dataset(
+        name="rejects",
+        job="events",
+        settings=(*_CLICKS, *_TEXT),
+        retention="events_days",
+        columns=lambda _: schemas.REJECTS,
+        user_column="raw",
+        asked_for=lambda _: False,
+    ),
+    Dataset(
+        name="vocab",
+        job="vocab",
+        inputs=("events",),
+        settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days"),
+        columns=lambda _: schemas.VOCAB,
+        user_column="value",
+    ),
+    Dataset(
+        name="items",
+        job="items",
+        inputs=("events", "vocab"),
+        settings=(*_IDS, "model.recency.half_life_hours", "model.recency.feature"),
+        columns=schemas.items,
+        asked_for=lambda config: config.model.asks_for_items,
+    ),
+    Dataset(
+        name="samples",
+        job="samples",
+        inputs=("events", "vocab"),
+        settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age"),
+        columns=schemas.runs,
+        key="split",
+        values=("train", "validation", "test"),
+        user_column="user_id",
+        # Without the clicks of dt, which may not be there yet, protocol `day` has no test split.
+        may_lack=lambda config: ("test",) if config.evaluation.protocol == "day" else (),
+    ),
+    Dataset(
+        name="models",
+        job="train",
+        inputs=("samples", "vocab", "items"),
+        settings=("features", "samples", "model"),
+        # Without those that make the same in another way, and those that differ along a chain of days.
+        tuning=(
+            *_all_of(Training, "training", but={"resume", "launcher", "device", "init", "scratch_every"}),
+            "top_n.filter_seen",
+            "seed",
+        ),
+        retention="models_days",
+    ),
+    Dataset(
+        name="vectors",
+        job="vectors",
+        inputs=("events", "vocab", "models", "items"),
+        settings=("input.users",),
+        columns=lambda _: schemas.VECTORS,
+        key="kind",
+        values=("item", "user"),
+        user_column="user_id",
+    ),
+    Dataset(name="index", job="index", inputs=("vectors",), settings=("index", "top_n.n", "seed")),
+    Dataset(
+        name="popular",
+        job="popular",
+        inputs=("events", "vocab"),
+        settings=("evaluation.recent_hours", "input.ordering"),
+        columns=lambda _: schemas.POPULAR,
+    ),
+    Dataset(
+        name="top_n",
+        job="top_n",
+        inputs=("events", "vocab", "models", "index", "popular"),
+        settings=_LISTS,
+        columns=lambda _: schemas.TOP_N,
+        user_column="user_id",
+    ),
+    Dataset(
+        name="top_n_user_id",
+        job="top_n",
+        inputs=("events", "vocab", "models", "index", "popular"),
+        settings=_LISTS,
+        columns=lambda _: schemas.TOP_N,
+        user_column="user_id",
+        asked_for=lambda config: config.top_n.user_id_only,
+    ),
+    Dataset(
+        name="related",
+        job="related",
+        inputs=("events", "vocab", "index"),
+        settings=("top_n.n",),
+        columns=lambda _: schemas.RELATED,
+    ),
+    Dataset(
+        name="metrics",
+        job="metrics",
+        inputs=("samples", "events", "vocab", "models", "index"),
+        settings=("evaluation", "top_n.filter_seen"),
+    ),
+    Dataset(name="reports", job="report", inputs=EVERYTHING),
+)
+DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
+
+
+def name_of(dataset: str, keys: Mapping[str, str]) -> str:
+    """The name of one publication of a day, e.g. samples/split=train."""
+    return "/".join([dataset, *(f"{key}={value}" for key, value in keys.items())])
+
+
+def inputs_of(name: str) -> set[str]:
+    """The datasets that one is made from directly."""
+    inputs = DATASETS[name].inputs
+    return set(DATASETS) - {name} if inputs == EVERYTHING else set(inputs)
+
+
+def made_from(name: str) -> set[str]:
+    """The datasets that one is made from, directly and by way of others."""
+    direct = inputs_of(name)
+    return direct.union(*(made_from(other) for other in direct))
+
+
+def in_order() -> Iterator[Dataset]:
+    """The datasets, each after its inputs; else as they are declared."""
+    sorter = TopologicalSorter({name: inputs_of(name) for name in DATASETS})
+    sorter.prepare()
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=list(DATASETS).index)
+        sorter.done(ready[0])
+        yield DATASETS[ready.pop(0)]
+
+
+def jobs() -> list[str]:
+    """The jobs in the order of the pipeline."""
+    return list(dict.fromkeys(row.job for row in in_order()))
+
+
+def required(config: Config) -> dict[str, tuple[str, ...]]:
+    """The names of the publications that a day must have, by job, in the order of the pipeline."""
+    rows = list(in_order())
+    return {job: tuple(name for row in rows if row.job == job for name in row.required(config)) for job in jobs()}
+
+
+def other_settings(name: str, then: Mapping[str, Any], config: Config, *, only: tuple[str, ...] = ()) -> list[str]:
+    """The settings that decide a dataset and are not now what they were.
+
+    Args:
+        name: the dataset.
+        then: the `config` of its manifest. What an earlier version of recall did not know had its default.
+        config: now.
+        only: these settings in place of the dataset's `settings`.
+    """
+    before, now = _complete(then, Config().model_dump(mode="json")), config.model_dump(mode="json")
+    parts = {setting: setting.split(".") for setting in only or DATASETS[name].settings}
+    return [setting for setting, part in parts.items() if _value(before, part) != _value(now, part)]
+
+
+def _complete(then: Any, default: Any) -> Any:
+    """Settings with the defaults of those that they lack, and without those that are not known any more."""
+    if isinstance(then, Mapping) and isinstance(default, Mapping):
+        return {key: _complete(then[key], value) if key in then else value for key, value in default.items()}
+    return then
+
+
+def _value(settings: Any, names: list[str]) -> Any:
+    """What is below these names: of each entry where there is a list, None below what is switched off."""
+    if isinstance(settings, list):
+        return [_value(_FEATURE | entry, names) for entry in settings] if names else settings
+    if not names or settings is None:
+        return settings
+    return _value(settings.get(names[0]), names[1:])
+
+
+_FEATURE = ItemFeature(name="any").model_dump(mode="json")
