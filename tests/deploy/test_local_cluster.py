@@ -21,6 +21,7 @@ from recall_lib import simulator
 from recall_lib.cli import JOBS
 from recall_lib.config import load_config
 from recall_lib.io.tables import Tables
+from recall_lib.training import horovod_ranks
 from tests.conftest import ROOT
 from tests.test_paths import WITH_ITEMS
 from tests.test_pipeline import SLIPS, START, clicked
@@ -42,13 +43,13 @@ with cluster(Path(sys.argv[2])) as master:
     print(master, flush=True)
     time.sleep(600)
 """
-PROBE = """
-import json, os, sys
+PACKED = ["faiss", "petastorm", "torch", *(["horovod"] if horovod_ranks.built() else [])]
+PROBE = f"""
+import importlib, json, os, sys
 from pyspark.sql import SparkSession
 
 def look(_):
-    import faiss, horovod, petastorm, recall_lib, torch
-    files = [module.__file__ for module in (faiss, horovod, petastorm, recall_lib, torch)]
+    files = [importlib.import_module(name).__file__ for name in {["recall_lib", *PACKED]}]
     yield json.dumps([sys.executable, *map(os.path.abspath, [*files, *filter(None, sys.path)])])
 
 rows = SparkSession.builder.getOrCreate().sparkContext.parallelize([0, 1], 2).mapPartitions(look).collect()
@@ -108,8 +109,8 @@ def test_executors_see_what_was_packed_and_nothing_of_this_checkout(master: str,
         unpacked, environment = python.split("/environment/")
         assert environment == "bin/python"
         assert any(above == "work" and name.startswith("app-") for above, name in pairwise(Path(unpacked).parts))
-        assert places[3] == f"{unpacked}/recall.zip/recall_lib/__init__.py"
-        assert all(place.startswith(f"{unpacked}/environment/") for place in (*places[:3], places[4]))
+        assert places[0] == f"{unpacked}/recall.zip/recall_lib/__init__.py"
+        assert all(place.startswith(f"{unpacked}/environment/") for place in places[1 : 1 + len(PACKED)])
         assert not [place for place in places if place.startswith(str(ROOT)) and "/pyspark/" not in place]
 
 
@@ -142,7 +143,7 @@ def test_every_job_makes_the_tables_of_one_machine(master: str, tmp_path: Path) 
     steps = [("events", BEFORE), *((job, DT) for job in JOBS if job != "pipeline")]
     for job, dt in steps:
         local_cluster.run(local_cluster.rendered(master, job, [*given, "--dt", dt]), tmp_path / "driver")
-    alone = ["--set", f"paths.root={tmp_path}/alone", "--set", "training.launcher=horovod"]
+    alone = ["--set", f"paths.root={tmp_path}/alone", "--set", "training.launcher=local"]
     command = [sys.executable, "-m", "recall_lib.cli", "pipeline", *given, *alone, "--dt", DT]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
