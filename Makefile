@@ -26,7 +26,7 @@ cluster-demo: $(environment) ## the same by spark-submit, on a master and two wo
 $(environment): $(stamp) deploy/pack.py
 	@.venv/bin/python deploy/pack.py environment
 
-test: lint ## lint, type check and all tests
+test: lint ## lint, type check and the tests, without the long ones of `make proof`
 	@.venv/bin/python -m pytest -q
 
 proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster, the benchmark of ranks

@@ -123,7 +123,7 @@ add_horovod() {
         missing="its build failed, .venv/horovod.log says why: mend that"
     fi
     pip uninstall --yes horovod 2>/dev/null
-    echo "Horovod was left out, several ranks train with training.launcher=torch: $missing, then run make setup again" >&2
+    echo "Horovod was left out, ranks train over torch.distributed: $missing, then run make setup again" >&2
 }
 
 "$venv_python" -m pip --version >/dev/null 2>&1 || make_venv

@@ -171,7 +171,7 @@ def test_a_wheel_that_does_not_fit_is_built_anew(tmp_path, clone):
 def test_horovod_is_left_out_where_it_cannot_be_built_and_added_later(clone, given, message):
     without = clone("first", **given)
     (line,) = without.said
-    assert re.match(r"Horovod was left out, several ranks train with training.launcher=torch: " + message, line)
+    assert re.match(r"Horovod was left out, ranks train over torch.distributed: " + message, line)
     assert line.endswith("then run make setup again")
     assert not without.horovod
     later = clone("first")
