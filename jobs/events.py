@@ -6,9 +6,11 @@ from contextlib import nullcontext
 
 from pyspark.sql import functions as F
 
-from recall_lib import reading, schemas
-from recall_lib.io import locks, raw
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.inputs import changed_days
+from recall_lib.day.job import main
+from recall_lib.spark import source
+from recall_lib.store import locks, schemas
 from recall_lib.transforms import events as transform
 
 # How long one ingestion waits for another: as long as a large log may take.
@@ -31,10 +33,10 @@ def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> No
 def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     settings, features = ctx.config.input, ctx.config.features
     if settings.format == "sessions":
-        judged = transform.judge_lines(raw.read_lines(ctx.spark, settings))
+        judged = transform.judge_lines(source.read_lines(ctx.spark, settings))
     else:
-        items = raw.read_rows(ctx.spark, settings, settings.items) if settings.items else None
-        judged = transform.judge_rows(raw.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
+        items = source.read_rows(ctx.spark, settings, settings.items) if settings.items else None
+        judged = transform.judge_rows(source.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
     judged = judged.persist()
     try:
         days = _days(ctx, transform.days_of(judged, settings.ordering), backfill, also)
@@ -44,7 +46,7 @@ def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
         with ctx.tables.publishing("rejects", sorted({*days, ctx.dt}), facts={"log": account}) as staged:
             staged.write(transform.rejects(judged), schemas.REJECTS)
-        days = reading.changed_days(ctx, clicks, days)
+        days = changed_days(ctx, clicks, days)
         clicks = clicks.where(F.col("dt").isin(days))
         with ctx.tables.publishing("events", days, facts={"log": account}) as staged:
             spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())

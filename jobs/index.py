@@ -14,12 +14,13 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recall_lib import schemas
-from recall_lib.inference.item_table import read_item_vectors
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
 from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
-from recall_lib.retrieval.promise import build_by_promise, measure
+from recall_lib.retrieval.tuning import build_by_promise, measure
+from recall_lib.store import schemas
+from recall_lib.store.arrays import read_item_vectors
 
 USERS, DRAWN = 2000, 4  # that an index is tried on; of whom so many times as many are drawn
 

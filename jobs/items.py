@@ -4,8 +4,9 @@ import sys
 
 from pyspark.sql import functions as F
 
-from recall_lib import schemas
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.store import schemas
 from recall_lib.transforms.holdout import tie_breaker
 from recall_lib.transforms.items import newest_features, recency_prior
 from recall_lib.transforms.vocab import encode

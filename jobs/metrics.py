@@ -14,15 +14,17 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from jobs.samples import publish_test_of_day
-from recall_lib import reading, schemas
-from recall_lib.executors import map_batches
-from recall_lib.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.inference.baselines import save_baselines
+from recall_lib.day.baselines import save_baselines
+from recall_lib.day.context import Context
+from recall_lib.day.inputs import read_test, test_of_day_is_current, training_clicks
+from recall_lib.day.job import main
 from recall_lib.inference.evaluate import evaluate
-from recall_lib.inference.item_counts import item_counts
 from recall_lib.inference.shipping import ship_folder, ship_published
-from recall_lib.job import Context, main
 from recall_lib.retrieval.index import read_id_ranks
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.spark.executors import map_batches
+from recall_lib.store import schemas
+from recall_lib.store.arrays import item_counts
 from recall_lib.transforms import metrics as transform
 from recall_lib.transforms.popular import recent_clicks
 from recall_lib.transforms.vocab import known_items
@@ -36,13 +38,13 @@ def run(ctx: Context) -> None:
         return _publish(ctx, head, {})
     serving = ctx.serving
     published_index = serving.require(tables.get("index", ctx.dt))
-    if protocol == "day" and serving.dt == ctx.dt and not reading.test_of_day_is_current(ctx):
+    if protocol == "day" and serving.dt == ctx.dt and not test_of_day_is_current(ctx):
         publish_test_of_day(ctx)  # the events of dt may have come, or changed, after the samples
-    test, head, inputs = reading.read_test(ctx)
+    test, head, inputs = read_test(ctx)
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
     with tempfile.TemporaryDirectory() as folder:
         vocab = serving.vocab.read(schemas.VOCAB)
-        clicks, items = reading.training_clicks(ctx), known_items(vocab)
+        clicks, items = training_clicks(ctx), known_items(vocab)
         recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
         popular = item_counts(serving.vocab.files)
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)

@@ -4,8 +4,10 @@ import importlib
 import sys
 from collections.abc import Collection
 
-from recall_lib import datasets, log
-from recall_lib.job import Context, main
+from recall_lib import datasets
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.process import messages
 from recall_lib.training.launch import backend
 from recall_lib.training.spec import first_weights
 
@@ -22,7 +24,7 @@ def run(ctx: Context, jobs: Collection[str] | None = None) -> None:
         name = stage.__name__.removeprefix("jobs.")
         if jobs is not None and name not in jobs:
             continue
-        log.bind(stage=name)
+        messages.bind(stage=name)
         if name == "events":
             stage.run(ctx, backfill=True)
         else:

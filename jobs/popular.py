@@ -2,8 +2,9 @@
 
 import sys
 
-from recall_lib import schemas
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.store import schemas
 from recall_lib.transforms import popular as transform
 from recall_lib.transforms.holdout import tie_breaker
 from recall_lib.transforms.vocab import known_items

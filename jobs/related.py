@@ -5,13 +5,14 @@ from functools import partial
 
 import numpy as np
 
-from recall_lib import schemas
-from recall_lib.executors import map_batches
-from recall_lib.ids import ITEM_ID
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
 from recall_lib.inference.covisits import count_covisits
 from recall_lib.inference.related import related_by_covisits, related_by_vectors
 from recall_lib.inference.shipping import ship_published
-from recall_lib.job import Context, main
+from recall_lib.samples.ids import ITEM_ID
+from recall_lib.spark.executors import map_batches
+from recall_lib.store import schemas
 from recall_lib.transforms import related as transform
 from recall_lib.transforms.holdout import tie_breaker
 from recall_lib.transforms.vocab import known_items

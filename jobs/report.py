@@ -4,7 +4,8 @@ import hashlib
 import json
 import sys
 
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
 from recall_lib.report.facts import collect
 from recall_lib.report.html import render
 

@@ -5,13 +5,16 @@ from functools import partial
 
 from pyspark.sql import functions as F
 
-from recall_lib import reading, schemas
-from recall_lib.inference.item_counts import item_counts
-from recall_lib.io.publishing import Staged
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.inputs import partitions_of_history, test_of_day
+from recall_lib.day.job import main
+from recall_lib.samples.build import SPLITS, TEST, Recipe
+from recall_lib.store import schemas
+from recall_lib.store.arrays import item_counts
+from recall_lib.store.publishing import Staged
 from recall_lib.training.spec import first_weights, sample_files
 from recall_lib.transforms import samples as transform
-from recall_lib.transforms.holdout import SPLITS, TEST, first_moment, tie_breaker, validates
+from recall_lib.transforms.holdout import first_moment, tie_breaker, validates
 from recall_lib.transforms.vocab import encode
 
 
@@ -23,7 +26,7 @@ def run(ctx: Context) -> None:
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
     by_day = config.evaluation.protocol == "day"
-    recipe = transform.Recipe(
+    recipe = Recipe(
         features=config.features,
         settings=config.samples,
         protocol=config.evaluation.protocol,
@@ -36,7 +39,7 @@ def run(ctx: Context) -> None:
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     flag = validates(config.seed) if by_day else F.lit(False)
     # Their number decides the files, and with them the order of training: it comes from the data, not from the cluster.
-    partitions = reading.partitions_of_history(ctx, multiple_of=config.training.ranks)
+    partitions = partitions_of_history(ctx, multiple_of=config.training.ranks)
     clicks = transform.columns(clicks, config.features, flag, own_ages=bool(config.input.columns.example_age))
     splits = [split for split in SPLITS if not (by_day and split == TEST)]
     facts = {"target_days": config.target_days(ctx.dt)}
@@ -50,7 +53,7 @@ def run(ctx: Context) -> None:
 
 def publish_test_of_day(ctx: Context) -> None:
     """The test split of protocol `day`, once the events of dt are there."""
-    frame, inputs, facts = reading.test_of_day(ctx, ctx.tables.get("vocab", ctx.dt))
+    frame, inputs, facts = test_of_day(ctx, ctx.tables.get("vocab", ctx.dt))
     with ctx.tables.publishing("samples", ctx.dt, split=TEST, inputs=inputs, facts=facts) as staged:
         staged.write(frame, schemas.runs(ctx.config.features))
     _say(ctx, staged)

@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import functions as F
 
-from recall_lib import reading, schemas
-from recall_lib.errors import DataRefused
-from recall_lib.executors import map_batches
-from recall_lib.ids import FIRST_INDEX
+from recall_lib.day.context import Context
+from recall_lib.day.inputs import count_users, read_allowed_items, read_histories
+from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_folder, ship_published
 from recall_lib.inference.top_n import save_recommendable, write_top_n
-from recall_lib.io.writing import WRITTEN
-from recall_lib.job import Context, main
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.spark.executors import map_batches
+from recall_lib.spark.writing import WRITTEN
+from recall_lib.store import schemas
 from recall_lib.transforms.popular import ALL
 from recall_lib.transforms.vocab import known_items
 
@@ -28,12 +30,12 @@ def run(ctx: Context) -> None:
     """Publish top_n/dt, and top_n_user_id/dt where it is asked for."""
     settings, serving = ctx.config.top_n, ctx.serving
     published_index = serving.require(ctx.tables.get("index", ctx.dt))
-    allowed, lists = reading.read_allowed_items(ctx)
+    allowed, lists = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
-    histories, inputs = reading.read_histories(ctx)
+    histories, inputs = read_histories(ctx)
     inputs |= lists | {"models": model.digest, "index": index.digest, "popular": popular}
-    facts = serving.stamp | {"users_in": reading.count_users(ctx)}
+    facts = serving.stamp | {"users_in": count_users(ctx)}
     with tempfile.TemporaryDirectory() as folder:
         save_recommendable(Path(folder), allowed, clicks)
         items = ship_folder(ctx.spark, Path(folder), f"recommendable-{ctx.run_id}")

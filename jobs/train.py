@@ -12,17 +12,18 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from recall_lib.errors import DataRefused
-from recall_lib.inference.fingerprints import items_of_vocab
-from recall_lib.inference.item_counts import item_counts
-from recall_lib.io.publication import Publication
-from recall_lib.io.tables import Tables
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.build import TRAIN, VALIDATION
+from recall_lib.store.arrays import item_counts
+from recall_lib.store.publication import Publication
+from recall_lib.store.serving import items_of_vocab
+from recall_lib.store.tables import Tables
 from recall_lib.training import promotion
 from recall_lib.training.launch import backend, launch
 from recall_lib.training.shards import plan
 from recall_lib.training.spec import FirstWeights, TrainSpec, first_weights, sample_files
-from recall_lib.transforms.holdout import TRAIN, VALIDATION
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from functools import partial
 
 from pyspark.sql import functions as F
 
-from recall_lib import reading, schemas
-from recall_lib.executors import map_batches
-from recall_lib.inference.fingerprints import items_of_vocab
+from recall_lib.day.context import Context
+from recall_lib.day.inputs import read_histories, with_priors
+from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.vectors import item_vectors, user_vectors
-from recall_lib.job import Context, main
+from recall_lib.spark.executors import map_batches
+from recall_lib.store import schemas
+from recall_lib.store.serving import items_of_vocab
 from recall_lib.transforms.vocab import known_items
 
 
@@ -24,14 +26,14 @@ def run(ctx: Context) -> None:
         vocab = ctx.tables.get("vocab", ctx.dt)
         table = items_of_vocab(ctx.tables, vocab)
         made_from["items"] = table.digest
-        items = reading.with_priors(items, table.read(schemas.items(features)), vocab.read(schemas.VOCAB))
+        items = with_priors(items, table.read(schemas.items(features)), vocab.read(schemas.VOCAB))
     else:
         items = items.withColumn("prior", F.lit(0.0))
     with ctx.tables.publishing("vectors", ctx.dt, inputs=made_from, facts=serving.stamp, kind="item") as of_items:
         items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
         vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
         of_items.write(vectors, schemas.ITEM_VECTORS)
-    histories, inputs = reading.read_histories(ctx)
+    histories, inputs = read_histories(ctx)
     with ctx.tables.publishing("vectors", ctx.dt, inputs=inputs | made_from, facts=serving.stamp, kind="user") as of_users:
         vectors = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS)
         of_users.write(vectors, schemas.USER_VECTORS)

@@ -4,10 +4,12 @@ import sys
 
 from pyspark.sql import functions as F
 
-from recall_lib import schemas
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.samples.build import TRAIN
+from recall_lib.store import schemas
 from recall_lib.transforms import vocab as transform
-from recall_lib.transforms.holdout import TRAIN, assign_splits, first_moment, newest_training_click, not_before
+from recall_lib.transforms.holdout import assign_splits, first_moment, newest_training_click, not_before
 
 
 def run(ctx: Context) -> None:

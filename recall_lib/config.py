@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from recall_lib.errors import UsageError
+from recall_lib.process.errors import UsageError
 
 # Names with a fixed meaning in the tables; no feature may take them (user_id alone may be both key and feature).
 _TABLE_NAMES = {

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from pyspark.sql.types import StructType
-
-from recall_lib import schemas
-from recall_lib.config import Config, Features, ItemFeature, TopN, Training
+from recall_lib.config import Config, ItemFeature, TopN, Training
 
 EVERYTHING = ("*",)  # as inputs: every other dataset
 
@@ -31,7 +28,7 @@ class Dataset:
             `section.list.key`. A job refuses to read it where they differ.
         tuning: settings that decide how good it is. Where they differ it is stale, but fits all the same.
         retention: the setting of `retention` that says how many days are kept.
-        columns: of its Parquet files; None: it has other files.
+        columns: the name of its Parquet files' schema in store/schemas.py; empty: it has other files.
         key: the name of its further key; empty: a day is one publication.
         values: of the further key.
         user_column: where a user's id is; empty: no user is in it, or none can be taken out.
@@ -45,7 +42,7 @@ class Dataset:
     settings: tuple[str, ...] = ()
     tuning: tuple[str, ...] = ()
     retention: Literal["events_days", "models_days", "tables_days"] = "tables_days"
-    columns: Callable[[Features], StructType] | None = None
+    columns: str = ""
     key: str = ""
     values: tuple[str, ...] = ()
     user_column: str = ""
@@ -90,7 +87,7 @@ _ROWS = (
         job="events",
         settings=(*_CLICKS, *_TEXT),
         retention="events_days",
-        columns=schemas.events,
+        columns="events",
         user_column="user_id",
     ),
     Dataset(
@@ -98,7 +95,7 @@ _ROWS = (
         job="events",
         settings=(*_CLICKS, *_TEXT),
         retention="events_days",
-        columns=lambda _: schemas.REJECTS,
+        columns="REJECTS",
         user_column="raw",
         asked_for=lambda _: False,
     ),
@@ -107,7 +104,7 @@ _ROWS = (
         job="vocab",
         inputs=("events",),
         settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days"),
-        columns=lambda _: schemas.VOCAB,
+        columns="VOCAB",
         user_column="value",
     ),
     Dataset(
@@ -115,7 +112,7 @@ _ROWS = (
         job="items",
         inputs=("events", "vocab"),
         settings=(*_IDS, "model.recency.half_life_hours", "model.recency.feature"),
-        columns=schemas.items,
+        columns="items",
         asked_for=lambda config: config.model.asks_for_items,
     ),
     Dataset(
@@ -123,7 +120,7 @@ _ROWS = (
         job="samples",
         inputs=("events", "vocab"),
         settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age"),
-        columns=schemas.runs,
+        columns="runs",
         key="split",
         values=("train", "validation", "test"),
         user_column="user_id",
@@ -148,7 +145,7 @@ _ROWS = (
         job="vectors",
         inputs=("events", "vocab", "models", "items"),
         settings=("input.users",),
-        columns=lambda _: schemas.VECTORS,
+        columns="VECTORS",
         key="kind",
         values=("item", "user"),
         user_column="user_id",
@@ -159,14 +156,14 @@ _ROWS = (
         job="popular",
         inputs=("events", "vocab"),
         settings=("evaluation.recent_hours", "input.ordering"),
-        columns=lambda _: schemas.POPULAR,
+        columns="POPULAR",
     ),
     Dataset(
         name="top_n",
         job="top_n",
         inputs=("events", "vocab", "models", "index", "popular"),
         settings=_LISTS,
-        columns=lambda _: schemas.TOP_N,
+        columns="TOP_N",
         user_column="user_id",
     ),
     Dataset(
@@ -174,7 +171,7 @@ _ROWS = (
         job="top_n",
         inputs=("events", "vocab", "models", "index", "popular"),
         settings=_LISTS,
-        columns=lambda _: schemas.TOP_N,
+        columns="TOP_N",
         user_column="user_id",
         asked_for=lambda config: config.top_n.user_id_only,
     ),
@@ -183,7 +180,7 @@ _ROWS = (
         job="related",
         inputs=("events", "vocab", "index"),
         settings=("top_n.n",),
-        columns=lambda _: schemas.RELATED,
+        columns="RELATED",
     ),
     Dataset(
         name="metrics",

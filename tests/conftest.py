@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from recall_lib.config import Config, Spark, load_config
-from recall_lib.job import Context
+from recall_lib.day.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
-    from recall_lib.session import start
+    from recall_lib.spark.session import start
 
     session = start(Spark(master="local[2]", partitions=3), "tests")
     yield session

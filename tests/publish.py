@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
-from recall_lib.io.tables import Tables
+from recall_lib.store.tables import Tables
 
 
 def publish(tables: Tables, frame: DataFrame, schema: StructType, dataset: str, dt: str, **options: Any) -> dict[str, Any]:

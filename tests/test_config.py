@@ -1,7 +1,7 @@
 import pytest
 
 from recall_lib.config import load_config, parse_day
-from recall_lib.errors import UsageError
+from recall_lib.process.errors import UsageError
 from tests.conftest import ROOT
 
 

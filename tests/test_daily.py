@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from jobs import events, pipeline, samples, train
-from recall_lib import query, schemas, simulator, status
+from recall_lib.commands import query, simulator, status
+from recall_lib.commands.status import PUBLISHED, STALE, Days
 from recall_lib.config import Config, load_config
-from recall_lib.errors import DataRefused
-from recall_lib.io.tables import Tables
-from recall_lib.job import Context, main
-from recall_lib.status import PUBLISHED, STALE, Days
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.process.errors import DataRefused
+from recall_lib.store import schemas
+from recall_lib.store.tables import Tables
 from recall_lib.transforms.vocab import known_items
 from tests.oracle import Click, by_user, split_last_click
 
@@ -197,7 +199,7 @@ def test_the_last_clicks_are_scored_with_the_serving_days_vocabulary(
 def test_a_day_without_the_one_before_is_refused_before_anything(
     config: Config, tmp_path: Path, job: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    monkeypatch.setattr("recall_lib.spark.session.start", lambda *_: pytest.fail("a Spark session was started"))
     arguments = ["--config", str(tmp_path / "config.yaml"), "--dt", DAYS[1], "--set", "training.init=yesterday"]
     assert main(job.run, arguments) == 2
     said = capsys.readouterr().err

@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recall_lib import datasets, schemas
+from recall_lib import datasets
+from recall_lib.commands.forget import forget
+from recall_lib.commands.gc import garbage
+from recall_lib.commands.status import PUBLISHED, STALE, Days
 from recall_lib.config import Config, load_config
 from recall_lib.datasets import DATASETS, Dataset
-from recall_lib.errors import DataRefused
-from recall_lib.forget import forget
-from recall_lib.gc import garbage
-from recall_lib.io.catalog import declared
-from recall_lib.io.tables import Tables
+from recall_lib.process.errors import DataRefused
 from recall_lib.report.facts import collect
-from recall_lib.status import PUBLISHED, STALE, Days
+from recall_lib.store import schemas
+from recall_lib.store.catalog import declared
+from recall_lib.store.tables import Tables
 
 DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")
 DT = DAYS[-1]
@@ -114,7 +115,7 @@ def test_a_dataset_is_one_row(config_file: str, monkeypatch: pytest.MonkeyPatch)
         job="segment",
         inputs=("vectors",),
         settings=("index.nprobe",),
-        columns=lambda _: schemas.USER_VECTORS,
+        columns="USER_VECTORS",
         user_column="user_id",
     )
     monkeypatch.setitem(DATASETS, row.name, row)

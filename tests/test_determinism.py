@@ -18,9 +18,9 @@ import yaml
 
 import jobs.events
 from recall_lib.config import Config
-from recall_lib.io.folders import MANIFEST
-from recall_lib.job import Context
-from recall_lib.transforms.holdout import SPLITS, TRAIN, VALIDATION
+from recall_lib.day.context import Context
+from recall_lib.samples.build import SPLITS, TRAIN, VALIDATION
+from recall_lib.store.folders import MANIFEST
 from tests.conftest import ROOT
 
 DT = "2024-01-03"
@@ -181,22 +181,22 @@ KILLED = """
     import os
     import sys
     from pathlib import Path
+    from types import SimpleNamespace
 
     import psutil
     from pyspark import TaskContext
 
     import jobs.samples
     from recall_lib.config import load_config
-    from recall_lib.job import Context
+    from recall_lib.day.context import Context
+    from recall_lib.samples import build
     from recall_lib.transforms import samples
 
     config, dt, killed = sys.argv[1:]
 
 
     def die_once(table, recipe):
-        from recall_lib.transforms import samples  # the executor's own
-
-        for batch in samples._split_samples(table, recipe):
+        for batch in build.split_samples(table, recipe):  # the executor's own
             yield batch  # the file has been begun
             if TaskContext.get().partitionId() >= 3 and not os.path.exists(killed):
                 executor = psutil.Process().parent().parent()
@@ -206,7 +206,7 @@ KILLED = """
 
 
     ctx = Context(load_config(config), dt)
-    samples._split_samples = die_once
+    samples.build = SimpleNamespace(split_samples=die_once)
     jobs.samples.run(ctx)
     ctx.spark.stop()
 """

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from recall_lib import simulator
+from recall_lib.commands import simulator
 from recall_lib.config import load_config
-from recall_lib.errors import UsageError
+from recall_lib.process.errors import UsageError
 from tests.conftest import ROOT
 from tests.test_pipeline import DT, FEATURES, SLIPS, TINY
 
@@ -42,7 +42,7 @@ class Mounted(DirFileSystem):
 """
 RUN = """
 import json, sys
-from recall_lib import cli
+from recall_lib.commands import cli
 for command in json.loads(sys.argv[1]):
     if code := cli.main(command):
         sys.exit(f"{command[0]} ended with {code}")

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from jobs import pipeline
-from recall_lib import schemas, simulator
+from recall_lib.commands import simulator
 from recall_lib.config import Config
-from recall_lib.io.tables import Tables
-from recall_lib.job import Context, main
+from recall_lib.day.context import Context
+from recall_lib.day.job import main
+from recall_lib.store import schemas
+from recall_lib.store.tables import Tables
 
 DT = "2024-03-03"  # of four days: the log holds a later click
 START = 1_709_424_000  # DT 00:00 UTC

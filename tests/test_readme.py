@@ -3,9 +3,10 @@ from pathlib import Path
 
 import yaml
 
-from recall_lib.cli import JOBS
+from recall_lib.commands.cli import JOBS
 from recall_lib.config import Config, Features
 from recall_lib.datasets import DATASETS, EVERYTHING
+from recall_lib.store import schemas
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +31,8 @@ def test_every_job_and_every_column_is_named():
     for row in DATASETS.values():
         described = "".join(line for line in section.splitlines() if re.match(rf"\| (`\w+`, )?`{row.name}[`/]", line))
         assert described, row.name
-        missing = [field.name for field in (row.columns(Features()) if row.columns else ()) if field.name not in described]
+        columns = schemas.named(row.columns, Features()).names if row.columns else ()
+        missing = [name for name in columns if name not in described]
         assert not missing, (row.name, missing)
 
 

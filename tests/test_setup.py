@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recall_lib.session import java_fits
+from recall_lib.spark.session import java_fits
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = (ROOT / "deploy/constraints.txt").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 
 _CLICKS = 1 << 22  # of users whose pairs are counted at once: a worker's memory beyond the counts themselves
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
-from recall_lib.runs import Ragged
+from recall_lib.samples.clicks import LEAST_HISTORY
+from recall_lib.samples.ids import FIRST_INDEX, PADDING
+from recall_lib.samples.ragged import Ragged
 from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS
-from recall_lib.transforms.users import LEAST_HISTORY
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemToItem, MostClicked

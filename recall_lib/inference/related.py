@@ -13,7 +13,7 @@ import pyarrow as pa
 from recall_lib.inference.shipping import Shipped, load_index
 from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.index import ItemIndex

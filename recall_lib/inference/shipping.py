@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.core import url_to_fs
 
-from recall_lib.errors import DataRefused
+from recall_lib.process.errors import DataRefused
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from recall_lib.io.publication import Publication
     from recall_lib.model.towers import YouTubeDNN
     from recall_lib.retrieval.index import ItemIndex
+    from recall_lib.store.publication import Publication
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recall_lib.ids import FIRST_INDEX, PADDING, UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_index, load_model, task_cpus
 from recall_lib.inference.vectors import blocks, infer, read_windows, user_id_alone
-from recall_lib.io.writing import write_files
-from recall_lib.runs import Ragged
+from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
+from recall_lib.samples.ragged import Ragged
+from recall_lib.spark.writing import write_files
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import MostClicked

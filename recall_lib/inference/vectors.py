@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
-from recall_lib.ids import UNKNOWN
 from recall_lib.inference.shipping import Shipped, load_model
-from recall_lib.runs import Ragged, Runs, Windows
+from recall_lib.samples.ids import UNKNOWN
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs, Windows
 
 # Rows, tokens and results that are at hand at once: bounds a worker's memory whatever Spark's batch size is.
 _ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18

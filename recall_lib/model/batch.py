@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recall_lib.runs import Windows
+from recall_lib.samples.windows import Windows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """T targets in S histories; see `runs.Windows`.
+    """T targets in S histories; see `samples.windows.Windows`.
 
     Attributes:
         history: item ids of all histories, one after the other, int64 [tokens].

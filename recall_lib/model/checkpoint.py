@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from recall_lib.config import Features, Model, Samples
-from recall_lib.errors import DataRefused
 from recall_lib.model.towers import CONTENT, YouTubeDNN
+from recall_lib.process.errors import DataRefused
 
 WEIGHTS, META = "model.safetensors", "model.json"
 

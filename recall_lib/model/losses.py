@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recall_lib.config import Training
-from recall_lib.ids import FIRST_INDEX
 from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
+from recall_lib.samples.ids import FIRST_INDEX
 
 
 class Proposal:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recall_lib.config import Features, Model, tower_input
-from recall_lib.ids import ITEM_ID, PADDING
 from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import AttentionEncoder, LstmEncoder, MeanEncoder, mean_seen, rows_of
+from recall_lib.samples.ids import ITEM_ID, PADDING
 
 CONTENT = ("values", "offsets")  # buffers of each item feature
 

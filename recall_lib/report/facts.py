@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from recall_lib import datasets
-from recall_lib.io.publication import Publication
-from recall_lib.io.tables import Tables
+from recall_lib.store.publication import Publication
+from recall_lib.store.tables import Tables
 
 # What every manifest holds; the rest are a stage's own facts.
 _COMMON = {

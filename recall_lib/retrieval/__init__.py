@@ -1,1 +1,1 @@
-"""Exact and approximate search over item vectors: NumPy in and out, neither Spark nor torch."""
+"""Exact and approximate search over item vectors, and the baselines: NumPy in and out, by FAISS and torch, without Spark."""

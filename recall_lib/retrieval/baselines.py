@@ -13,9 +13,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import lapack
 
-from recall_lib.ids import FIRST_INDEX, PADDING
 from recall_lib.retrieval.index import candidates
-from recall_lib.runs import Ragged
+from recall_lib.samples.ids import FIRST_INDEX, PADDING
+from recall_lib.samples.ragged import Ragged
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]

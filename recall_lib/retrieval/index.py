@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recall_lib.errors import DataRefused, UsageError
-from recall_lib.ids import FIRST_INDEX, PADDING
-from recall_lib.retrieval.product import Product
-from recall_lib.runs import Ragged
+from recall_lib.process.errors import DataRefused, UsageError
+from recall_lib.retrieval.exact import Product
+from recall_lib.samples.ids import FIRST_INDEX, PADDING
+from recall_lib.samples.ragged import Ragged
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

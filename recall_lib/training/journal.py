@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from recall_lib import log
+from recall_lib.process import messages
 
 LOG = "log.jsonl"
 _SECONDS_BETWEEN_LINES = 10
@@ -40,7 +40,7 @@ class Journal:
             self._bar.set_postfix_str(text)
         elif "loss" not in record or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            log.say("train", f"step {record['step']} of {self._bar.total} {text}", to_stderr=True)
+            messages.say("train", f"step {record['step']} of {self._bar.total} {text}", to_stderr=True)
 
     def _write(self, record: dict[str, Any]) -> None:
         self.records.append(record)

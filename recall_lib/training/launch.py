@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recall_lib.config import Training
-from recall_lib.errors import DataRefused, RecallError, UsageError
-from recall_lib.processes import end_with_parent, start
+from recall_lib.process.children import end_with_parent, start
+from recall_lib.process.errors import DataRefused, RecallError, UsageError
 from recall_lib.training import horovod_ranks, torch_ranks
 from recall_lib.training.ranks import Alone, Backend, Ranks
 from recall_lib.training.spec import TrainSpec

@@ -19,9 +19,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.dirfs import DirFileSystem
 
 from recall_lib.config import Features, Samples
-from recall_lib.errors import DataRefused
-from recall_lib.runs import Ragged, Runs, Windows
-from recall_lib.schemas import runs as runs_schema
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs, Windows
+from recall_lib.store.schemas import runs as runs_schema
 from recall_lib.training.petastorm_compat import TransformSpec, Unreadable, edit_field, make_batch_reader
 
 T = TypeVar("T")

@@ -17,19 +17,19 @@ from fsspec.core import url_to_fs
 from torch import Tensor, nn
 
 from recall_lib.config import Training
-from recall_lib.errors import DataRefused, RecallError
-from recall_lib.ids import ITEM_ID
-from recall_lib.inference.item_table import read_item_features
 from recall_lib.model import checkpoint
 from recall_lib.model.batch import Batch
 from recall_lib.model.losses import Loss
 from recall_lib.model.towers import YouTubeDNN
-from recall_lib.runs import Windows
+from recall_lib.process.errors import DataRefused, RecallError
+from recall_lib.samples.ids import ITEM_ID
+from recall_lib.samples.windows import Windows
+from recall_lib.store.arrays import read_item_features
 from recall_lib.training import loader, shards
 from recall_lib.training.journal import Journal
-from recall_lib.training.ranking import K, evaluate, mean_user
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.spec import TrainSpec
+from recall_lib.training.validation import K, evaluate, mean_user
 from recall_lib.training.warm_start import carry_over
 
 METRIC = f"ndcg@{K}"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from recall_lib.errors import DataRefused
-from recall_lib.inference import fingerprints
+from recall_lib.process.errors import DataRefused
+from recall_lib.store.serving import model_of_vocab, serving_day
 
 if TYPE_CHECKING:
-    from recall_lib.io.tables import Tables
+    from recall_lib.store.tables import Tables
 
 _METRIC = "hr@10"  # of the validation split
 
@@ -46,12 +46,12 @@ def judge(tables: Tables, dt: str, version: str, validation: Mapping[str, float]
     if most is None or not earlier:
         return Verdict(dt, version)
     last = tables.get("models", earlier[-1])
-    serving = fingerprints.serving_day(last)
+    serving = serving_day(last)
     other = last if serving == last.dt else tables.get("models", serving)
     inputs = {model.name: model.digest for model in (last, other)}
     try:
         # It could not serve dt with the settings of now, or without its vocabulary.
-        fingerprints.model_of_vocab(tables, serving)
+        model_of_vocab(tables, serving)
     except DataRefused as error:
         return Verdict(dt, version, f"promoted without a comparison: {error}", inputs)
     ours, theirs = validation.get(_METRIC, 0.0), other.manifest["validation"].get(_METRIC, 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from recall_lib.errors import DataRefused
+from recall_lib.process.errors import DataRefused
 
 
 def assign(targets: Sequence[int], ranks: int) -> list[list[int]]:

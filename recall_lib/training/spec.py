@@ -7,11 +7,11 @@ import json
 from typing import TYPE_CHECKING
 
 from recall_lib.config import Features, Model, Samples, Section, Training
-from recall_lib.errors import DataRefused, UsageError
+from recall_lib.process.errors import DataRefused, UsageError
 
 if TYPE_CHECKING:
-    from recall_lib.io.publication import Publication
-    from recall_lib.io.tables import Tables
+    from recall_lib.store.publication import Publication
+    from recall_lib.store.tables import Tables
 
 
 class SampleFile(Section):

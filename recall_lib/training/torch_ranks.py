@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed
 
-from recall_lib.errors import DataRefused, RecallError
+from recall_lib.process.errors import DataRefused, RecallError
 from recall_lib.training.ranks import Work
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import torch
 from fsspec.core import url_to_fs
 
-from recall_lib.errors import DataRefused
-from recall_lib.ids import FIRST_INDEX
 from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.ids import FIRST_INDEX
 from recall_lib.training.spec import FirstWeights, TrainSpec
 
 

@@ -6,10 +6,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
-from recall_lib import schemas
 from recall_lib.config import Features, Input, ItemFeature
-from recall_lib.errors import DataRefused, NoInput
-from recall_lib.io.raw import MALFORMED, RAW, SOURCE
+from recall_lib.process.errors import DataRefused, NoInput
+from recall_lib.spark.source import MALFORMED, RAW, SOURCE
+from recall_lib.store import schemas
 
 KEPT, NOT_CLICKED, DUPLICATE, NOT_IN_WINDOW = "kept", "not_clicked", "duplicate", "not_in_window"
 DROPS = (NOT_CLICKED, DUPLICATE, NOT_IN_WINDOW)
@@ -23,7 +23,7 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     """Click rows -> the events columns, _fate (kept, not_clicked or a reject's reason), _day, _source and _raw.
 
     Args:
-        rows: what io.raw.read_rows gives for the log.
+        rows: what spark.source.read_rows gives for the log.
         items: the same for the item table, or None.
 
     Raises:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = (TRAIN, VALIDATION, TEST)
+from recall_lib.samples.build import TEST, TRAIN, VALIDATION
+
 # Protocol `day` validates on the last click of this share of the users.
 _VALIDATION_PERCENT = 5
 

@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib.config import Features, Recency
-from recall_lib.ids import FIRST_INDEX
+from recall_lib.samples.ids import FIRST_INDEX
 
 # Of the prior, chosen on the days 2017-10-08 to 15 of Globo.com's log, each as dt.
 _SMOOTHING = 0.01  # clicks: what an item without a recent one has

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegerType, StructField, StructType
 
-from recall_lib.ids import FIRST_INDEX
+from recall_lib.samples.ids import FIRST_INDEX
 from recall_lib.transforms.holdout import click_order
 
 # A user's pairs of items grow with the square of their number: of a user with more only the last ones count.

@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
-from recall_lib.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
 
 
 @dataclass(frozen=True)

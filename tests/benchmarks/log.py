@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from recall_lib import schemas
-from recall_lib.job import Context
+from recall_lib.day.context import Context
+from recall_lib.store import schemas
 
 CLICKS_A_USER, ITEMS, DAYS = 40, 20_000, 10
 _START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from recall_lib.session import find_java, java_version
+from recall_lib.spark.session import find_java, java_version
 from tests.benchmarks.common import CORES, FOLDER, GIB, Row
 
 MODULES = ("samples", "scale", "topn", "train")

@@ -24,8 +24,9 @@ import jobs.events
 import jobs.samples
 import jobs.vocab
 from recall_lib.config import Config, Evaluation, Features, ItemId, Paths, Samples, Spark, load_config
-from recall_lib.job import Context
-from recall_lib.runs import Ragged, Runs
+from recall_lib.day.context import Context
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs
 from recall_lib.transforms.holdout import validates
 from tests.benchmarks.common import CORES, GIB, ROOT, PeakMemory, Row, faster, run_peer, smaller
 from tests.benchmarks.log import CLICKS_A_USER, DT, ITEMS, publish_log

@@ -20,10 +20,11 @@ from pyspark.sql import functions as F
 import jobs.events
 import jobs.samples
 import jobs.vocab
-from recall_lib import schemas, simulator, simulator_in_spark
+from recall_lib.commands import simulate, simulator
+from recall_lib.commands.simulator import Plan, plan_for
 from recall_lib.config import Config, Evaluation, Feature, Features, Input, ItemId, Paths, Samples, Spark
-from recall_lib.job import Context
-from recall_lib.simulator import Plan, plan_for
+from recall_lib.day.context import Context
+from recall_lib.store import schemas
 from recall_lib.transforms.events import user_bucket
 from tests.benchmarks.common import CORES, GIB, PeakMemory, Row, smaller
 from tests.benchmarks.stages import Stage, last_stage, stages_after
@@ -81,7 +82,7 @@ def config(root: Path, **sections: Any) -> Config:
 def publish_clicks(root: Path, plan: Plan, **sections: Any) -> Context:
     """Publish the plan's clicks as events, a user's clicks of a day in one file, as the events job leaves them."""
     ctx = Context(config(root, **sections), DT, "bench")
-    clicks = simulator_in_spark.clicks(ctx.spark, plan).withColumn("dt", F.date_format("event_ts", "yyyy-MM-dd"))
+    clicks = simulate.clicks(ctx.spark, plan).withColumn("dt", F.date_format("event_ts", "yyyy-MM-dd"))
     spread = clicks.repartition(ctx.config.spark.partitions, "dt", user_bucket())
     with ctx.tables.publishing("events", _DAYS) as staged:
         staged.write(spread, schemas.events(ctx.config.features))
@@ -164,7 +165,7 @@ def files(work: Path, plan: Plan, many: int) -> Row:
     built, made = [], []
     for wanted in (FEW_FILES, many):
         ctx = Context(config(work / "files", input=Input(path=str(work / "log"))), DT, "bench")
-        log = simulator_in_spark.write(ctx.spark, plan, str(work / "log"), wanted // plan.days)
+        log = simulate.write(ctx.spark, plan, str(work / "log"), wanted // plan.days)
         laps = [build(ctx, step) for step in (ingest, jobs.vocab, jobs.samples)]
         built.append(laps)
         made.append(log)

@@ -40,7 +40,7 @@ def tiny(spark):
             "FAISS_BATCHES": (16, 64),
         }.items():
             patch.setattr(topn, name, value)
-        patch.setitem(sys.modules, "recall_lib.retrieval.promise", SimpleNamespace(build_by_promise=build_by_promise))
+        patch.setitem(sys.modules, "recall_lib.retrieval.tuning", SimpleNamespace(build_by_promise=build_by_promise))
         yield spark
 
 

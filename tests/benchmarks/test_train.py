@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 from recall_lib.training.ranks import Alone
 from tests.benchmarks import common, train, training
 

@@ -24,15 +24,15 @@ from pyspark.ml.recommendation import ALSModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recall_lib import session
 from recall_lib.config import Spark
-from recall_lib.executors import map_batches
-from recall_lib.ids import FIRST_INDEX
 from recall_lib.inference.shipping import Shipped, load_index, ship_folder
 from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks, list_column
-from recall_lib.io.writing import WRITTEN, write_files
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.spark import session
+from recall_lib.spark.executors import map_batches
+from recall_lib.spark.writing import WRITTEN, write_files
 from tests.benchmarks.common import CORES, GIB, PeakMemory, Row, faster, smaller
 
 Floats = npt.NDArray[np.float32]
@@ -120,7 +120,7 @@ class Case:
 
 def make(spark: SparkSession, folder: Path, name: str, users: int, items: int) -> Case:
     """The vectors of a size, its table of users and its two indexes."""
-    from recall_lib.retrieval.promise import build_by_promise
+    from recall_lib.retrieval.tuning import build_by_promise
 
     vectors = np.concatenate([np.zeros((FIRST_INDEX, DIM), np.float32), clustered(items, 1, mixed=1)])
     ids = pa.array([None] * FIRST_INDEX + [f"i{row:07d}" for row in range(FIRST_INDEX, len(vectors))])

@@ -25,9 +25,10 @@ import jobs.events
 import jobs.samples
 import jobs.vocab
 from recall_lib.config import load_config
-from recall_lib.inference.item_counts import item_counts
-from recall_lib.job import Context
-from recall_lib.runs import Ragged, Runs
+from recall_lib.day.context import Context
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs
+from recall_lib.store.arrays import item_counts
 from recall_lib.training import horovod_ranks
 from recall_lib.training.launch import BACKENDS
 from recall_lib.training.spec import TrainSpec, sample_files

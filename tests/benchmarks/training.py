@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from recall_lib.config import Features, Model, Samples, Training
-from recall_lib.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.model.batch import Batch
-from recall_lib.runs import Ragged, Windows
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Windows
 from recall_lib.training import loader
 from recall_lib.training.launch import BACKENDS
 from recall_lib.training.loop import Run

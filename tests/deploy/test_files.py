@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from recall_lib import __version__, datasets
-from recall_lib.cli import JOBS, TOOLS
-from recall_lib.submit import MANAGERS, ROOT
+from recall_lib.commands.cli import JOBS, TOOLS
+from recall_lib.commands.submit import MANAGERS, ROOT
 from tests.test_setup import PINS
 
 DEPLOY = ROOT / "deploy"

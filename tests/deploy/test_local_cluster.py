@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recall_lib import simulator
-from recall_lib.cli import JOBS
+from recall_lib.commands import simulator
+from recall_lib.commands.cli import JOBS
 from recall_lib.config import load_config
-from recall_lib.io.tables import Tables
+from recall_lib.store.tables import Tables
 from recall_lib.training import horovod_ranks
 from tests.conftest import ROOT
 from tests.test_paths import WITH_ITEMS
@@ -144,7 +144,7 @@ def test_every_job_makes_the_tables_of_one_machine(master: str, tmp_path: Path) 
     for job, dt in steps:
         local_cluster.run(local_cluster.rendered(master, job, [*given, "--dt", dt]), tmp_path / "driver")
     alone = ["--set", f"paths.root={tmp_path}/alone", "--set", "training.launcher=local"]
-    command = [sys.executable, "-m", "recall_lib.cli", "pipeline", *given, *alone, "--dt", DT]
+    command = [sys.executable, "-m", "recall_lib.commands.cli", "pipeline", *given, *alone, "--dt", DT]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
     tables = Tables(load_config(str(config), [f"paths.root={tmp_path}/tables"]))

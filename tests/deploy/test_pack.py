@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from recall_lib.submit import ROOT
+from recall_lib.commands.submit import ROOT
 
 spec = importlib.util.spec_from_file_location("pack", ROOT / "deploy/pack.py")
 pack = importlib.util.module_from_spec(spec)
@@ -41,7 +41,7 @@ def test_the_zip_holds_every_job_and_can_be_imported(tmp_path):
     code = pack.pack_code(tmp_path / "recall.zip")
     names = set(zipfile.ZipFile(code).namelist())
     assert {f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")} <= names
-    assert {"recall_lib/log4j2.properties", "recall_lib/report/report.html.j2"} <= names
+    assert {"recall_lib/spark/log4j2.properties", "recall_lib/report/report.html.j2"} <= names
     script = "import jobs.top_n, recall_lib.training.launch as launch; print(jobs.top_n.__file__, launch.__file__)"
     said = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(code)}, text=True)
     assert all(word.startswith(f"{code}/") for word in said.split())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from recall_lib.cli import main
+from recall_lib.commands.cli import main
+from recall_lib.commands.submit import ROOT, command, quoted
 from recall_lib.config import load_config
-from recall_lib.errors import UsageError
-from recall_lib.submit import ROOT, command, quoted
+from recall_lib.process.errors import UsageError
 
 GOLDEN = Path(__file__).with_name("golden")
 CONFIG = ROOT / "conf/globo.yaml"

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from recall_lib import schemas
 from recall_lib.config import Config
+from recall_lib.day.context import Context
 from recall_lib.inference.shipping import ship_published
-from recall_lib.job import Context
+from recall_lib.store import schemas
 
 DT = "2024-03-05"
 FEATURES = {

@@ -14,7 +14,7 @@ def test_top_n_on_a_local_cluster(prepared, tmp_path):
     before = ctx.tables.get("top_n", DT).manifest
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(ctx.config.model_dump(mode="json")), encoding="utf-8")
-    command = [sys.executable, "-m", "recall_lib.cli", "top_n", "--config", str(config), "--dt", DT]
+    command = [sys.executable, "-m", "recall_lib.commands.cli", "top_n", "--config", str(config), "--dt", DT]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     after = ctx.tables.get("top_n", DT).manifest

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recall_lib import schemas
-from recall_lib.errors import DataRefused
-from recall_lib.io.tables import Tables
+from recall_lib.process.errors import DataRefused
 from recall_lib.retrieval.baselines import EASE_LAMBDA
+from recall_lib.store import schemas
+from recall_lib.store.tables import Tables
 from recall_lib.transforms import metrics as transform
 from tests.inference.conftest import DT, LAST_SECOND, make_log, publish_untrained, read_vocab, run_job, ship
 

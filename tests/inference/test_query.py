@@ -5,11 +5,11 @@ import pytest
 import torch
 import yaml
 
-from recall_lib import cli, query
+from recall_lib.commands import cli, query
 from recall_lib.config import Features, Samples
 from recall_lib.model import checkpoint
 from recall_lib.retrieval.index import ItemIndex
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 from tests.inference.conftest import DT, make_config
 from tests.inference.test_top_n import by_clicks, vocabulary
 
@@ -17,7 +17,7 @@ from tests.inference.test_top_n import by_clicks, vocabulary
 @pytest.fixture
 def ask(published, tmp_path, monkeypatch, capsys):
     """Runs `recall query`; gives (exit code, rows, stderr)."""
-    monkeypatch.setattr("recall_lib.session.start", lambda *_: pytest.fail("a Spark session was started"))
+    monkeypatch.setattr("recall_lib.spark.session.start", lambda *_: pytest.fail("a Spark session was started"))
 
     def run(*argv, **sections):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(make_config(published, **sections).model_dump(mode="json")))

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recall_lib import schemas
 from recall_lib.inference.related import related_by_vectors
 from recall_lib.inference.shipping import Shipped
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.store import schemas
 from tests.inference.conftest import DT, make_log, run_job
 
 

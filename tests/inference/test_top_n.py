@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from jobs.top_n import read_popular
-from recall_lib import schemas
 from recall_lib.config import TopN
-from recall_lib.errors import DataRefused
-from recall_lib.ids import UNKNOWN
+from recall_lib.day.inputs import read_allowed_items, read_histories
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.inference.top_n import save_recommendable, top_n
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
-from recall_lib.reading import read_allowed_items, read_histories
+from recall_lib.process.errors import DataRefused
 from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.samples.ids import UNKNOWN
+from recall_lib.store import schemas
 from recall_lib.transforms.vocab import known_items
 from tests.inference.conftest import DT, make_log, publish_untrained, read_vocab, run_job, ship
 

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from jobs import pipeline
-from recall_lib import simulator
+from recall_lib.commands import simulator
 from recall_lib.config import load_config
-from recall_lib.io.folders import MANIFEST
-from recall_lib.job import Context
+from recall_lib.day.context import Context
+from recall_lib.store.folders import MANIFEST
 
 DT = "2024-03-03"  # of four days: the log holds a later click
 _SHARED: dict[str, Any] = {

@@ -23,12 +23,13 @@ FOLDER = ROOT / "build" / "matrix"
 SPARKS = ("3.5.9", "4.0.5", "4.1.4", "4.3.0")
 # Events to top_n on both formats, days, the catalog, ranks over Horovod and torch, executors of a local cluster.
 HEART = (
+    "tests/samples",
     "tests/transforms",
     "tests/inference",
     "tests/training/test_loader.py",
     "tests/training/test_launch.py",
-    "tests/io/test_tables.py",
-    "tests/io/test_catalog.py",
+    "tests/store/test_tables.py",
+    "tests/store/test_catalog.py",
     "tests/test_determinism.py",
     "tests/test_daily.py",
     "tests/test_pipeline.py",

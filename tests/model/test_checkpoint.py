@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from recall_lib.config import Feature, Features, ItemId, Model, Samples
-from recall_lib.errors import DataRefused
 from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
+from recall_lib.process.errors import DataRefused
 
 FEATURES = Features(item_id=ItemId(dim=4), user=(Feature(name="city", dim=2),))
 SIZES = {"item_id": 6, "city": 3}

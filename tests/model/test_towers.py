@@ -11,7 +11,8 @@ from recall_lib.model import encoders
 from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import Dropout
 from recall_lib.model.towers import YouTubeDNN
-from recall_lib.runs import Ragged, Windows
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Windows
 
 FEATURES = Features(
     item_id=ItemId(dim=5),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from recall_lib.config import Config, load_config
-from recall_lib.io.tables import Tables
+from recall_lib.store.tables import Tables
 from tests.benchmarks.common import CORES, ROOT
 from tests.benchmarks.run import machine
 
@@ -185,7 +185,7 @@ def measure(row: Row, data: Path) -> dict[str, Any]:
 
 def recall(job: str, row: Row, data: Path, *arguments: str) -> None:
     """Run a job for a row's day, or with other arguments, in a process of its own; what it says is printed as it comes."""
-    command = [sys.executable, "-m", "recall_lib.cli", job, "--config", str(ROOT / row.config)]
+    command = [sys.executable, "-m", "recall_lib.commands.cli", job, "--config", str(ROOT / row.config)]
     for override in overrides(row, data):
         command += ["--set", override]
     command += arguments or ("--dt", row.dt)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from recall_lib.config import load_config
-from recall_lib.io.tables import Tables
-from recall_lib.job import add_arguments
+from recall_lib.process.command import add_arguments
+from recall_lib.store.tables import Tables
 from recall_lib.transforms.metrics import summarise
 from tests.quality import run
 from tests.quality.run import Measure, Row
@@ -48,7 +48,7 @@ def commands(tmp_path, monkeypatch):
     ran = []
 
     def fake(command, cwd):
-        job, *rest = command[command.index("recall_lib.cli") + 1 :]
+        job, *rest = command[command.index("recall_lib.commands.cli") + 1 :]
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         args = parser.parse_args(rest)

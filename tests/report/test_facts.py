@@ -1,9 +1,9 @@
 import json
 
 from recall_lib.config import Config
-from recall_lib.io.tables import Tables
 from recall_lib.report.facts import collect, flatten
 from recall_lib.report.html import render
+from recall_lib.store.tables import Tables
 
 DT = "2024-03-09"
 

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from recall_lib.retrieval.baselines import EASE_LAMBDA, Ease, ItemKnn, MostClicked, save_cosines, save_ease
 from recall_lib.retrieval.index import id_ranks
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 
 ITEMS = 12
 INDEXES = range(2, ITEMS + 2)

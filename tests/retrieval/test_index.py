@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_lib.errors import DataRefused, UsageError
+from recall_lib.process.errors import DataRefused, UsageError
 from recall_lib.retrieval.index import ItemIndex, id_ranks
-from recall_lib.runs import Ragged
+from recall_lib.samples.ragged import Ragged
 
 
 def make(n=60, dim=4, seed=0, coarse=False, factory="Flat", nprobe=None):

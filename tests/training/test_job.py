@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import jobs.train
-from recall_lib import schemas
 from recall_lib.config import Config, ItemId
-from recall_lib.errors import DataRefused
-from recall_lib.io.tables import Tables
-from recall_lib.job import Context
+from recall_lib.day.context import Context
 from recall_lib.model import checkpoint
+from recall_lib.process.errors import DataRefused
+from recall_lib.store import schemas
+from recall_lib.store.tables import Tables
 from recall_lib.training.loader import read_runs
 from recall_lib.training.spec import sample_files
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from recall_lib.config import Training
-from recall_lib.errors import DataRefused, RecallError, UsageError
-from recall_lib.io import locks
 from recall_lib.model import checkpoint
+from recall_lib.process.errors import DataRefused, RecallError, UsageError
+from recall_lib.store import locks
 from recall_lib.training import horovod_ranks
 from recall_lib.training.launch import BACKENDS, backend, launch
 from recall_lib.training.spec import FirstWeights, TrainSpec
@@ -252,7 +252,7 @@ SPARK = """
     import sys
     from pathlib import Path
     from recall_lib.config import Spark
-    from recall_lib.session import start
+    from recall_lib.spark.session import start
     from recall_lib.training.launch import launch
     from recall_lib.training.spec import TrainSpec
     import json

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recall_lib.config import Samples
-from recall_lib.errors import DataRefused
-from recall_lib.runs import Runs, Windows
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.windows import Runs, Windows
 from recall_lib.training.loader import batches, join, prefetched, read_runs
 from recall_lib.training.petastorm_compat import ParquetDataset
 from recall_lib.training.shards import batch_sizes

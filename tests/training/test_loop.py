@@ -8,8 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recall_lib.config import Config, Samples, Training
-from recall_lib.errors import DataRefused, RecallError
 from recall_lib.model import checkpoint
+from recall_lib.process.errors import DataRefused, RecallError
 from recall_lib.training.loop import Run, learning_rate, train
 from recall_lib.training.ranks import Alone
 from recall_lib.training.spec import SampleFile

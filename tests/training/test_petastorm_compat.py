@@ -17,7 +17,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from recall_lib.errors import DataRefused
+from recall_lib.process.errors import DataRefused
 from recall_lib.training.loader import read_runs
 from recall_lib.training.petastorm_compat import TransformSpec, edit_field, make_batch_reader, ventilator
 from recall_lib.training.spec import SampleFile

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from recall_lib.config import Config, load_config
-from recall_lib.errors import UsageError
-from recall_lib.io.tables import Tables
+from recall_lib.process.errors import UsageError
+from recall_lib.store.tables import Tables
 from recall_lib.training.promotion import judge
 from recall_lib.training.spec import first_weights
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recall_lib.errors import DataRefused
+from recall_lib.process.errors import DataRefused
 from recall_lib.training.shards import assign, batch_sizes, plan
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recall_lib.errors import DataRefused, RecallError
+from recall_lib.process.errors import DataRefused, RecallError
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.torch_ranks import _own_address, run_in_executors
 

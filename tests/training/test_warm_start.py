@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from recall_lib.config import Feature, Features, ItemFeature, ItemId
-from recall_lib.errors import DataRefused
 from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
+from recall_lib.process.errors import DataRefused
 from recall_lib.training.loop import Run, _model, train
 from recall_lib.training.ranks import Alone
 from recall_lib.training.spec import FirstWeights, TrainSpec

@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from recall_lib import schemas
-from recall_lib.errors import DataRefused, NoInput
-from recall_lib.io.raw import read_rows
+from recall_lib.process.errors import DataRefused, NoInput
+from recall_lib.spark.source import read_rows
+from recall_lib.store import schemas
 
 DT = "2023-11-15"  # 1700006400 .. 1700092799
 FEATURES = {"user": [{"name": "city", "min_count": 1}], "item": [{"name": "tags", "min_count": 1, "multi": True}]}
@@ -198,7 +198,7 @@ def test_a_few_unreadable_rows_of_a_long_log_refuse_no_day(make_config, write_lo
 
 
 def test_unreadable_files_end_in_one_line(make_config, write_log, run_jobs, capsys, tmp_path):
-    from recall_lib.job import guarded
+    from recall_lib.process.command import guarded
 
     header = "user_id,article_id,expo_time,click"
     write_log("differ/a.csv", [header, "1,a,1700006400,1"])

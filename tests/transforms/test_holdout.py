@@ -9,9 +9,10 @@ import pytest
 from pyspark.sql import functions as F
 
 from recall_lib.config import Features
+from recall_lib.samples import build
+from recall_lib.samples.clicks import Users
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.holdout import assign_splits
-from recall_lib.transforms.users import Users
 
 TYPES = "user_id string, item_id string, event_ts timestamp, position long, example_age double, city string, tags array<string>"
 
@@ -126,7 +127,7 @@ def test_the_samples_hold_out_the_same_clicks(spark, protocol):
     features = Features.model_validate({"user": [{"name": "city"}]})
     table = samples.columns(encoded, features, holdout.validates(1), own_ages=False)
     users = Users.of(pa.Table.from_pandas(table.toPandas()), features)
-    for split, held in samples._held_out(users, protocol).items():
+    for split, held in build._held_out(users, protocol).items():
         ours = {(users.ids[users.user[i]].as_py(), users.item[i], CITIES[users.features["city_index"][i]]) for i in held}
         assert ours == {(user, ord(item), city) for user, item, city, name in found if name == split}
         assert len(ours) > 5

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pyspark.sql import functions as F
 
-from recall_lib import schemas
 from recall_lib.config import Features, ItemFeature, Recency
+from recall_lib.store import schemas
 from recall_lib.transforms import items as transform
 
 DT = "2024-03-05"

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recall_lib import schemas
 from recall_lib.config import Features
+from recall_lib.store import schemas
 from recall_lib.transforms import popular as transform
 from recall_lib.transforms.holdout import tie_breaker
 

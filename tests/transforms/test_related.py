@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from recall_lib import schemas
 from recall_lib.config import Features
 from recall_lib.inference.covisits import as_matrix, count_covisits
+from recall_lib.store import schemas
 from recall_lib.transforms import related as transform
 from recall_lib.transforms.holdout import tie_breaker
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from recall_lib import dump
+from recall_lib.commands import dump
 from tests.oracle import Click, samples
 
 DT = "2024-03-01"

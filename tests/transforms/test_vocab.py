@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from recall_lib import schemas
 from recall_lib.config import Features
+from recall_lib.store import schemas
 from recall_lib.transforms import vocab
 
 FEATURES = Features.model_validate(

@@ -1,0 +1,98 @@
+"""The samples of a day as people read them: one JSON line a (history, target) pair, whatever the layout on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recall_lib.config import Config
+from recall_lib.day.job import context
+from recall_lib.process.command import add_arguments, guarded
+from recall_lib.samples.build import SPLITS, TRAIN
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, PADDING
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs, Windows
+from recall_lib.store.publication import Publication
+from recall_lib.store.tables import Tables
+
+# Targets cut at a time.
+_CHUNK = 4096
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall dump samples --config F --dt D --split S`."""
+    parser = argparse.ArgumentParser(prog="recall dump", description=__doc__, allow_abbrev=False)
+    parser.add_argument("dataset", choices=["samples"])
+    parser.add_argument("--split", choices=SPLITS, default=TRAIN)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    def dump() -> None:
+        ctx = context(args, "dump")
+        for sample in samples(ctx.config, ctx.dt, args.split):
+            sys.stdout.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+    return guarded("dump", dump)
+
+
+def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
+    """Every sample of a split: {user_id, history, target, example_age, negatives, features}.
+
+    Ids are raw; the start token and unknowns are null. The history is in `samples.order`. A user feature is a value; an
+    item feature is the list of the history's values, end to end in the history's order. A hashed value is its bucket.
+
+    Raises:
+        DataRefused: the samples or their vocabulary are not published.
+    """
+    tables = Tables(config)
+    found = tables.require_settings("samples", dt, split=split)
+    values = _values_by_index(tables.get("vocab", dt))
+    for name in found.files:
+        for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
+            runs = Runs.from_arrow(batch, config.features, config.samples)
+            users = batch.column("user_id").to_pylist()
+            for start in range(0, len(runs), _CHUNK):
+                targets = np.arange(start, min(start + _CHUNK, len(runs)))
+                yield from _readable(runs.windows(targets), [users[run] for run in runs.run_of_target[targets]], values)
+
+
+def _values_by_index(vocab: Publication) -> dict[str, list[str | None]]:
+    """The raw value of every id, per feature; hashed features are absent."""
+    table = pa.concat_tables([pq.read_table(fsspec.open(name, "rb").open()) for name in vocab.files]).to_pandas()
+    values: dict[str, list[str | None]] = {}
+    for feature, rows in table[table["value"].notna()].groupby("feature"):
+        by_index: list[str | None] = [None] * (int(rows["index"].max()) + 1)
+        for index, value in zip(rows["index"], rows["value"], strict=True):
+            by_index[index] = value
+        values[str(feature)] = by_index
+    return values
+
+
+def _readable(windows: Windows, users: list[str], values: dict[str, list[str | None]]) -> Iterator[dict[str, Any]]:
+    def raw(feature: str, index: int) -> str | int | None:
+        if index < FIRST_INDEX:
+            return None
+        return values[feature][index] if feature in values else int(index - FIRST_INDEX)
+
+    def own(feature: str, lists: Ragged, i: int) -> list[str | int | None]:
+        return [raw(feature, index) for index in lists.values[lists.offsets[i] : lists.offsets[i + 1]]]
+
+    bags = windows.bags()
+    for i, user in enumerate(users):
+        yield {
+            "user_id": user,
+            "history": own(ITEM_ID, windows.history, i),
+            "target": raw(ITEM_ID, windows.target[i]),
+            "example_age": float(windows.example_age[i]),
+            "negatives": [raw(ITEM_ID, index) for index in windows.negatives[i] if index != PADDING],
+            "features": {name: raw(name, ids[i]) for name, ids in windows.user.items()}
+            | {name: own(name, lists, i) for name, lists in bags.items()},
+        }

@@ -1,0 +1,199 @@
+"""What a day's tables recommend: to a user, beside an item, or after a history, on the command line and without Spark.
+
+Prints a line an item, best first: rank, item id, score and source, separated by tabs. The source is `model`, `popular` (the
+most clicked items, where a user or all of a history is unknown) or `vectors` (--item: the cosine of the items' vectors).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recall_lib.config import Features, Samples
+from recall_lib.day.job import context
+from recall_lib.inference.related import VECTORS, related_by_vectors
+from recall_lib.inference.shipping import fetch_published, load_index, load_model
+from recall_lib.inference.top_n import MODEL, POPULAR, scored_items
+from recall_lib.inference.vectors import infer
+from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.ids import PADDING, UNKNOWN
+from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.windows import Runs, Windows
+from recall_lib.store.arrays import read_item_features
+from recall_lib.store.serving import items_of_vocab, serving
+from recall_lib.store.tables import Tables
+from recall_lib.transforms.popular import ALL
+
+_MOST = 100_000  # items asked for
+# Rows of top_n that are decoded at a time in search of one.
+_ROWS = 1024
+
+
+class Scored(TypedDict):
+    """An item of a list, as in schemas.SCORED_ITEMS."""
+
+    item_id: str
+    score: float
+
+
+Answer = tuple[str, list[Scored]]  # source and items, best first
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`recall query --config F --dt D (--user U | --item I | --history a,b,c)`."""
+    parser = argparse.ArgumentParser(
+        prog="recall query", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument(
+        "--user",
+        metavar="ID",
+        help="the list published in top_n for this user; without one the most clicked items, allowed or not",
+    )
+    asked.add_argument("--item", metavar="ID", help="the items nearest to this one")
+    asked.add_argument(
+        "--history",
+        metavar="ID,ID,...",
+        help="clicks, oldest first (ids that hold no comma), of someone of whom nothing else is known; the model's list leaves "
+        "them out with top_n.filter_seen, but top_n.allow and top_n.deny are not looked at",
+    )
+    parser.add_argument("--n", type=_positive, default=10, metavar="N", help="items at most, default 10")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    def query() -> None:
+        ctx = context(args, "query")
+        tables = ctx.tables
+        if args.user is not None:
+            source, items = list_of_user(tables, ctx.dt, args.user, args.n)
+        elif args.item is not None:
+            source, items = related_items(tables, ctx.dt, args.item, args.n)
+        else:
+            source, items = after_history(tables, ctx.dt, args.history.split(","), args.n)
+        for rank, item in enumerate(items, 1):
+            sys.stdout.write(f"{rank}\t{item['item_id']}\t{item['score']:.7g}\t{source}\n")
+
+    return guarded("query", query)
+
+
+def list_of_user(tables: Tables, dt: str, user_id: str, n: int) -> Answer:
+    """The first n items of top_n/dt; the most clicked ones for a user who is not in it."""
+    for name in tables.get("top_n", dt).files:
+        with fsspec.open(name, "rb") as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(parquet.num_row_groups):
+                place = pc.index(parquet.read_row_group(group, ["user_id"]).column(0), user_id).as_py()
+                if place < 0:
+                    continue
+                for rows in parquet.iter_batches(_ROWS, [group], ["items", "source"]):
+                    if place < rows.num_rows:
+                        (row,) = rows.slice(place, 1).to_pylist()
+                        return row["source"], row["items"][:n]
+                    place -= rows.num_rows
+    _note(f"user {user_id!r} has no list in top_n/dt={dt}")
+    return most_clicked(tables, dt, n)
+
+
+def related_items(tables: Tables, dt: str, item_id: str, n: int) -> Answer:
+    """The n items of the largest cosine in index/dt.
+
+    Raises:
+        DataRefused: the item is not in the index.
+    """
+    index = fetch_published(serving(tables, dt).require(tables.get("index", dt)))
+    place = pc.index(load_index(index).item_ids, item_id).as_py()
+    if place < 0:
+        raise DataRefused(
+            f"item {item_id!r} is not in index/dt={dt}: ask for one with at least features.item_id.min_count clicks before {dt}"
+        )
+    row = pa.RecordBatch.from_pydict({"item_index": pa.array([place], pa.int32())})
+    (found,) = related_by_vectors([row], index=index, n=n, has_bias=tables.config.model.has_bias)
+    return VECTORS, found.column("items")[0].as_py()
+
+
+def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answer:
+    """The model's n best items after these clicks, oldest first; the most clicked ones where it knows none of them."""
+    ours = serving(tables, dt)
+    items = load_index(fetch_published(ours.require(tables.get("index", dt))))
+    places = pc.index_in(pa.array(item_ids), items.item_ids).to_pylist()
+    strange = [item_id for item_id, place in zip(item_ids, places, strict=True) if place is None]
+    if strange:
+        _note(f"not in the vocabulary of {dt} and ignored: {', '.join(map(repr, strange))}")
+    clicks = np.array([place for place in places if place is not None], np.int64)
+    if not len(clicks):
+        return most_clicked(tables, dt, n)
+    towers, meta = load_model(fetch_published(ours.model))
+    features, samples = Features(**meta["features"]), Samples(**meta["samples"] | {"negatives_per_positive": 0})
+    of_items: dict[str, Ragged] = {}
+    if tables.config.model.asks_for_items and features.item:
+        table = items_of_vocab(tables, ours.vocab)
+        of_items = read_item_features(table.files, [f.name for f in features.item], len(items.vectors))
+    users = infer(towers, window_of(clicks, of_items, features, samples))
+    seen = _ragged([np.unique(clicks).tolist()]) if tables.config.top_n.filter_seen else None
+    found, scores = items.search(users, n, seen)
+    return MODEL, scored_items(found, scores, items.item_ids)[0].as_py()
+
+
+def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Features, samples: Samples) -> Windows:
+    """What a model sees of a user of whom nothing but these clicks is known.
+
+    Args:
+        clicks: item indexes, oldest first, not empty.
+        of_items: per item feature the values of each item index; a feature that is absent is unknown of all items.
+        features: the model's.
+        samples: that the model was trained on, without negatives.
+    """
+    clicks = clicks[-(samples.max_history or len(clicks)) :]
+    tokens = [*clicks.tolist(), PADDING]  # the last one stands for the target, which there is not
+    lists = {
+        "item_index": [tokens],
+        "is_target": [[token == PADDING for token in tokens]],
+        "example_age": [[0.0]],
+        "negatives": [[]],
+        **{f"{feature.name}_index": [[UNKNOWN]] for feature in features.user},
+    }
+    for feature in features.item:
+        own = [_values(of_items.get(feature.name), token) for token in tokens]
+        lists[f"{feature.name}_index"] = [[value for values in own for value in values]]
+        lists[f"{feature.name}_length"] = [[len(values) for values in own]]
+    runs = Runs({name: _ragged(rows) for name, rows in lists.items()}, features, samples)
+    return runs.windows(np.arange(1))
+
+
+def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
+    """The first n items of popular/dt, window `all`."""
+    wanted = [("window", "=", ALL), ("rank", "<=", n)]
+    parts = []
+    for name in tables.get("popular", dt).files:
+        with fsspec.open(name, "rb") as file:
+            parts.append(pq.read_table(file, filters=wanted))
+    rows = pa.concat_tables(parts).sort_by("rank").to_pylist()
+    return POPULAR, [{"item_id": row["item_id"], "score": row["count"]} for row in rows]
+
+
+def _values(lists: Ragged | None, item: int) -> list[int]:
+    own = lists.values[lists.offsets[item] : lists.offsets[item + 1]].tolist() if lists and item != PADDING else []
+    return own or [UNKNOWN]
+
+
+def _ragged(rows: list[list[Any]]) -> Ragged:
+    return Ragged.of(np.array([value for row in rows for value in row]), np.array([len(row) for row in rows]))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MOST}")
+    return int(text)
+
+
+def _note(text: str) -> None:
+    print(f"recall query: {text}", file=sys.stderr)

@@ -1,0 +1,217 @@
+"""What several jobs read: the tables of a day, put together as one frame with its inputs' digests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from recall_lib.datasets import other_settings
+from recall_lib.day.context import Context
+from recall_lib.process.errors import DataRefused
+from recall_lib.samples.build import TEST
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.spark import source
+from recall_lib.spark.grouping import partitions_for
+from recall_lib.store import schemas
+from recall_lib.store.digests import EMPTY_DIGEST, content_digests
+from recall_lib.store.publication import Publication
+from recall_lib.transforms import holdout, samples
+from recall_lib.transforms.events import require_columns
+from recall_lib.transforms.holdout import click_order, tie_breaker
+from recall_lib.transforms.metrics import repeated_users
+from recall_lib.transforms.vocab import encode, known_items
+
+
+def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
+    """One row a user that gets a top-N (schemas.runs), from the clicks before dt, and the inputs' digests.
+
+    The users are those of the events, or of `input.users`; one without clicks has an empty history and unknown features.
+    """
+    config = ctx.config
+    events, inputs = ctx.history()
+    vocab = ctx.serving.vocab
+    inputs["vocab"] = vocab.digest
+    if config.input.users:
+        wanted = _wanted_users(ctx)
+        # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
+        events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
+    clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
+    clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
+    clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
+    return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+
+
+def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
+    """Items (item_index, item_id) with the `prior` that a table has for each of them; the least for one that it lacks.
+
+    Args:
+        items: numbered by any day's vocabulary.
+        table: schemas.items.
+        vocab: that numbers the table's items.
+    """
+    priors = table.join(known_items(vocab), "item_index").select("item_id", "prior")
+    least = priors.agg(F.min("prior").alias("least"))
+    found = items.join(priors, "item_id", "left").crossJoin(F.broadcast(least))
+    return found.select("item_index", "item_id", F.coalesce("prior", "least").alias("prior"))
+
+
+def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
+    """The different ids in a column of a raw table, which `setting` names."""
+    table = source.read_rows(ctx.spark, ctx.config.input, path)
+    require_columns(table, [column], setting)
+    ids = table.select(F.col(f"`{column}`").cast("string").alias("id")).distinct()
+    return ids.where("id NOT IN ('', 'NULL')")
+
+
+def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
+    """Which item indexes may be recommended (top_n.allow less top_n.deny), bool [n], and the lists' digests.
+
+    Raises:
+        DataRefused: a list lacks the column of the ids, or the lists leave no item.
+    """
+    config, vocab = ctx.config, ctx.serving.vocab
+    items, inputs = known_items(vocab.read(schemas.VOCAB)), {}
+    for name, path, join in (("allow", config.top_n.allow, "left_semi"), ("deny", config.top_n.deny, "left_anti")):
+        if path:
+            ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
+            inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
+            items = items.join(ids, "item_id", join)
+    allowed = np.arange(vocab.manifest["sizes"][ITEM_ID]) >= FIRST_INDEX
+    if not inputs:
+        return allowed, inputs
+    allowed[:] = False
+    allowed[items.select("item_index").toPandas()["item_index"]] = True
+    if not allowed.any():
+        raise DataRefused(
+            f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of {vocab.name}: check the "
+            f"ids in column {config.input.item_columns.item_id} of these tables"
+        )
+    return allowed, inputs
+
+
+def count_users(ctx: Context) -> int:
+    """How many users get a top-N, counted apart from the work on them."""
+    users = _wanted_users(ctx) if ctx.config.input.users else ctx.history()[0].select("user_id").distinct()
+    return users.count()
+
+
+def _wanted_users(ctx: Context) -> DataFrame:
+    """The user ids of `input.users`, each once."""
+    settings = ctx.config.input
+    return _read_ids(ctx, settings.users or "", settings.columns.user_id, "input.users").toDF("user_id")
+
+
+def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
+    """Partitions for all clicks before dt, whatever part of them the vocabulary counts."""
+    if ctx.config.samples.look_back_days:
+        clicks = sum(day.manifest["rows"] for day in ctx.days_of_history())
+    else:
+        clicks = ctx.tables.get("vocab", ctx.dt).manifest["train_clicks"]
+    return partitions_for(clicks, multiple_of)
+
+
+# Of a row without a click: earlier than any time or position.
+_BEFORE_ALL = -(1 << 62)
+
+
+def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored."""
+    events, inputs = ctx.history()
+    of_day = ctx.tables.get("events", ctx.dt)
+    inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
+    firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
+    clicks = tie_breaker(events).withColumn("flag", F.lit(False)).unionByName(firsts.withColumn("flag", F.lit(True)))
+    frame = _test_rows(ctx, clicks, vocab)
+    facts = {
+        "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
+        "users_repeat": repeated_users(firsts, events).count(),
+    }
+    return frame, inputs, facts
+
+
+def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+    """Protocol `last_click`: each user's last click with those before it, its inputs, and no further facts."""
+    events, inputs = ctx.history()
+    inputs["vocab"] = vocab.digest
+    from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
+    return _test_rows(ctx, tie_breaker(events).withColumn("flag", from_end == 1), vocab), inputs, {}
+
+
+def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
+    """schemas.runs of clicks whose `flag` marks the targets."""
+    features, settings = ctx.config.features, ctx.config.samples
+    clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
+    clicks = samples.columns(clicks, features, F.col("flag"), own_ages=False)
+    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
+
+
+def _first_clicks(events: DataFrame) -> DataFrame:
+    """Each user's first click, with `tie`."""
+    first = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order()))
+    return tie_breaker(events).withColumn("nth", first).where("nth = 1").drop("nth")
+
+
+def test_of_day_is_current(ctx: Context) -> bool:
+    """Whether samples/split=test of protocol `day` was made from the vocabulary and the events of dt as they are now."""
+    stored = ctx.tables.look("samples", ctx.dt, split=TEST)
+    return stored is not None and _test_inputs(ctx).items() <= stored.inputs.items()
+
+
+def _test_inputs(ctx: Context) -> dict[str, str]:
+    inputs = {"vocab": ctx.tables.get("vocab", ctx.dt).digest}
+    if ctx.config.evaluation.protocol == "day":
+        of_day = ctx.tables.get("events", ctx.dt)
+        inputs[of_day.name] = of_day.digest
+    return inputs
+
+
+def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
+    """The scored test rows, the head of metrics.json, and the inputs' digests.
+
+    Where an earlier day's model serves dt, the rows are made anew with its vocabulary, and not stored.
+
+    Raises:
+        DataRefused: the split is missing or was made with another vocabulary.
+    """
+    tables, protocol, features = ctx.tables, ctx.config.evaluation.protocol, ctx.config.features
+    facts: Mapping[str, Any]
+    if ctx.serving.dt == ctx.dt:
+        stored, made_from = tables.get("samples", ctx.dt, split=TEST), _test_inputs(ctx)
+        if not made_from.items() <= stored.inputs.items():
+            raise DataRefused(f"{stored.name} was made from other tables: run `recall samples --dt {ctx.dt}`")
+        test, facts = stored.read(schemas.runs(features)), stored.manifest
+        made_from["samples"] = stored.digest
+    else:
+        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)
+    head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
+    if protocol == "day" and ctx.config.top_n.filter_seen:
+        # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
+        events, _ = ctx.history()
+        firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
+        test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
+        head["users_repeat"] = facts["users_repeat"]
+    return test, head, made_from
+
+
+def training_clicks(ctx: Context) -> DataFrame:
+    """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
+    events, _ = ctx.history()
+    return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
+
+
+def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
+    """The days whose clicks, or the settings they were read with, are not those published.
+
+    The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
+    """
+    before = {day: old for day in days if (old := ctx.tables.look("events", day))}
+    same = [day for day, old in before.items() if not other_settings("events", old.manifest["config"], ctx.config)]
+    columns = [*schemas.events(ctx.config.features).names, "dt"]
+    now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
+    kept = {day for day in same if before[day].digest == now.get(day, (0, EMPTY_DIGEST))[1]}
+    return [day for day in days if day not in kept]

@@ -1,0 +1,38 @@
+"""How a job runs: from its arguments to its exit code, alone on its day."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from recall_lib.config import load_config, parse_day
+from recall_lib.day.context import Context
+from recall_lib.process import messages
+from recall_lib.process.command import add_arguments, guarded
+
+
+def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
+    """Parse a job's arguments, run it, and turn its end into an exit code and, on failure, one line on stderr."""
+    module = sys.modules[run.__module__]
+    name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
+    parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
+    add_arguments(parser)
+    messages.add_argument(parser)
+    args = parser.parse_args(argv)
+    return guarded(name, lambda: run_alone(run, context(args, name)))
+
+
+def context(args: argparse.Namespace, name: str) -> Context:
+    """The context that the parsed arguments describe (UsageError if they are bad)."""
+    ctx = Context(load_config(args.config, args.overrides), parse_day(args.dt), name)
+    messages.bind(dt=ctx.dt, run_id=ctx.run_id)
+    return ctx
+
+
+def run_alone(run: Callable[[Context], object], ctx: Context) -> None:
+    """Run what publishes a day while nobody else does (Busy if somebody does)."""
+    from recall_lib.store import locks
+
+    with locks.held(ctx.config.paths.root, f"dt={ctx.dt}", ctx.run_id):
+        run(ctx)

@@ -1,1 +1,0 @@
-"""Reading raw logs and publishing what the jobs make."""

@@ -1,0 +1,1 @@
+"""Clicks to samples to windows, in NumPy and Arrow: this runs without Spark, in executors and in training ranks alike."""

@@ -1,0 +1,346 @@
+"""Users' clicks in order as NumPy columns, and the runs that are cut from them (SPEC 3.1 to 3.7).
+
+The whole of a user is at hand here, so that order, truncation, targets, caps and negatives are array operations over all
+users of a partition at once; nothing loops over users or clicks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pandas.util import hash_array
+
+from recall_lib.config import Features, Samples
+from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
+from recall_lib.samples.negatives import draw, mix
+from recall_lib.samples.ragged import Ragged
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# Tokens that are stored together: a user with more is cut into runs that repeat window_size tokens.
+RUN_LENGTH = 512
+# Clicks of a held-out user's history that are stored however small the window: the item_knn baseline looks at them.
+LEAST_HISTORY = 10
+# In place of a click's number: a token that stands for no click.
+START, NONE = -1, -2
+_OF_NO_CLICK = np.array([PADDING, UNKNOWN], np.int32)  # at the places -2 and -1 of a column
+# Numbers in a list column of one batch: bounds what is made at once, e.g. with 255 negatives a target.
+_BATCH_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Users:
+    """Clicks of U users, one user after the other, each oldest first; click i is row i of every column.
+
+    Attributes:
+        ids: user_id, [U].
+        offsets: user u's clicks are offsets[u]:offsets[u + 1], [U + 1].
+        user: of each click, [clicks].
+        key: a random number of each user, a function of seed and user_id, uint64 [U].
+        item: item index, [clicks].
+        order: µs since 1970 or position, int64 [clicks].
+        age: example_age that the log brought, days, NaN where it did not, [clicks].
+        flag: marks clicks as the caller needs, [clicks].
+        features: the index of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
+            those of a token without a click.
+    """
+
+    ids: pa.Array
+    offsets: Ints
+    user: Ints
+    key: npt.NDArray[np.uint64]
+    item: Ints
+    order: Ints
+    age: npt.NDArray[np.float64]
+    flag: Bools
+    features: dict[str, npt.NDArray | Ragged]
+
+    @classmethod
+    def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
+        """From rows in any order (see transforms.samples.columns)."""
+        codes = table.column("user_id").combine_chunks().dictionary_encode()
+        by_id = pc.sort_indices(codes.dictionary)  # users in an order that does not depend on the rows'
+        ids = codes.dictionary.take(by_id)
+        user = np.argsort(by_id.to_numpy())[codes.indices.to_numpy()]
+        order = _click_order(table, user)
+        user = user[order]
+        offsets = np.searchsorted(user, np.arange(len(ids) + 1))
+
+        def column(name: str) -> npt.NDArray:
+            values = table.column(name).to_numpy()
+            return values[order]
+
+        def feature(name: str, multi: bool) -> npt.NDArray | Ragged:
+            if not multi:
+                return np.append(column(name), _OF_NO_CLICK)
+            lists = Ragged.from_arrow(table.column(name).combine_chunks())
+            lists = lists.slices(lists.offsets[:-1][order], lists.offsets[1:][order])
+            return Ragged(np.append(lists.values, _OF_NO_CLICK), np.append(lists.offsets, lists.offsets[-1] + np.array([1, 2])))
+
+        names = {f"{f.name}_index": False for f in features.user} | {f"{f.name}_index": f.multi for f in features.item}
+        return cls(
+            ids=ids,
+            offsets=offsets,
+            user=user,
+            key=hash_array(ids.to_numpy(zero_copy_only=False), hash_key=f"{seed:016x}"[-16:], categorize=False),
+            item=column("item_index"),
+            order=column("order"),
+            age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
+            flag=column("flag"),
+            features={name: feature(name, multi) for name, multi in names.items()},
+        )
+
+
+def _click_order(table: pa.Table, user: Ints) -> Ints:
+    """Rows by user, then time or position, ties by item id bytes, then by `tie`."""
+    time = table.column("order").to_numpy()
+    order = _sorted(user, time)
+    user, time = user[order], time[order]
+    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    if len(tied):
+        names = [name for name in ("item_id", "tie") if name in table.column_names]
+        rows = table.select(names).take(pa.array(order[tied]))
+        rows = rows.append_column("group", pa.array(np.cumsum(~np.append(False, same))[tied]))
+        within = pc.sort_indices(rows, [(name, "ascending") for name in ("group", *names)])
+        order[tied] = order[tied][within.to_numpy()]
+    return order
+
+
+def _sorted(user: Ints, time: Ints) -> Ints:
+    """Rows by user, then time; as one number where both fit, which sorts several times as fast as two."""
+    if not len(user):
+        return np.zeros(0, np.int64)
+    oldest, newest = int(time.min()), int(time.max())
+    span = newest - oldest + 1
+    if (int(user.max()) + 1) * span < 1 << 63:
+        return np.argsort(user * span + (time - oldest))
+    return np.lexsort((time, user))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of schemas.runs before their columns are gathered.
+
+    Attributes:
+        user: [R].
+        tokens: the clicks of each row, oldest first (ragged [R]); START and NONE stand for no click.
+        is_target: of each token.
+        event: of each target, the click whose user features count.
+        age: of each target, days.
+    """
+
+    user: Ints
+    tokens: Ragged
+    is_target: Bools
+    event: Ints
+    age: npt.NDArray[np.float32]
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows start to stop."""
+        first, last = self.tokens.offsets[start], self.tokens.offsets[stop]
+        before, targets = self.is_target[:first].sum(), self.is_target[first:last].sum()
+        mine = slice(before, before + targets)
+        tokens = Ragged(self.tokens.values[first:last], self.tokens.offsets[start : stop + 1] - first)
+        return Rows(self.user[start:stop], tokens, self.is_target[first:last], self.event[mine], self.age[mine])
+
+
+def training_tokens(users: Users, trains: Bools, settings: Samples) -> tuple[Ragged, Bools]:
+    """3.1: each user's training tokens (clicks, ragged [U]), truncated, and whether a start token stands before them [U]."""
+    known = np.flatnonzero(trains & (users.item >= FIRST_INDEX))
+    per_user = np.bincount(users.user[known], minlength=len(users.ids))
+    tokens = Ragged.of(known, per_user)
+    most = settings.max_history or len(known)
+    starts = settings.start_token & (per_user <= most) & (per_user > 0)
+    if (per_user > most).any():
+        tokens = tokens.slices(tokens.offsets[1:] - np.minimum(per_user, most), tokens.offsets[1:])
+    return tokens, starts
+
+
+def targets(
+    users: Users,
+    tokens: Ragged,
+    starts: Bools,
+    settings: Samples,
+    keep: npt.NDArray[np.float64] | None,
+    since: int | None = None,
+) -> Bools:
+    """3.2, 3.4, 3.5: whether each token is a target.
+
+    Args:
+        keep: the probability of each item index to be kept as a target; null: all are.
+        since: µs before which no click is one; null: all may be.
+    """
+    user = users.user[tokens.values]
+    target = np.ones(len(user), bool)
+    target[tokens.offsets[:-1][~starts & (tokens.lengths > 0)]] = False  # a user's first token
+    if since is not None:
+        target &= users.order[tokens.values] >= since
+    if keep is not None:
+        nth = tokens.values - users.offsets[user]
+        with np.errstate(over="ignore"):
+            drawn = mix(mix(users.key[user] + _SUBSAMPLE) + nth.astype(np.uint64))
+        target &= (drawn >> np.uint64(11)).astype(np.float64) / float(1 << 53) < keep[users.item[tokens.values]]
+    if settings.max_targets_per_user:
+        so_far = np.cumsum(target)
+        before = np.append(0, so_far)[tokens.offsets[user]]
+        target &= so_far - before <= settings.max_targets_per_user
+    return target
+
+
+# What the random numbers of a user are for.
+_SUBSAMPLE, _NEGATIVES, _SHUFFLE = (np.uint64(word) for word in (1, 2, 3))
+
+
+def training_rows(
+    users: Users, tokens: Ragged, starts: Bools, target: Bools, age: npt.NDArray[np.float64], settings: Samples
+) -> Rows:
+    """The runs with a target, in random order. `age`: days of each click."""
+    length = max(RUN_LENGTH, 2 * settings.window_size)
+    size = tokens.lengths + starts  # tokens of each user
+    runs = -(-size // length)
+    user = np.repeat(np.arange(len(users.ids)), runs)
+    run = Ragged.spans(np.zeros_like(runs), runs).values
+    own, stop = run * length, np.minimum((run + 1) * length, size[user])
+    first = np.maximum(own - settings.window_size, 0)  # the tokens before a run's own stand in it as history alone
+    with np.errstate(over="ignore"):
+        order = np.argsort(mix(mix(users.key[user] + _SHUFFLE) + run.astype(np.uint64)), kind="stable")
+    reached = np.append(0, np.cumsum(target))
+    # A token's number among all users' clicks: places count the start token.
+    base = tokens.offsets[user] - starts[user]
+    has_target = reached[base + stop] > reached[np.maximum(base + own, tokens.offsets[user])]
+    order = order[has_target[order]]
+    user, own, stop, first, base = (column[order] for column in (user, own, stop, first, base))
+    places = Ragged.spans(first, stop)
+    is_start = (places.values == 0) & np.repeat(starts[user], places.lengths)
+    number = np.where(is_start, 0, places.values + np.repeat(base, places.lengths))
+    clicks = np.where(is_start, START, tokens.values[number])
+    is_target = ~is_start & target[number] & (places.values >= np.repeat(own, places.lengths))
+    event = clicks[is_target]
+    return Rows(user, Ragged(clicks, places.offsets), is_target, event, age[event].astype(np.float32))
+
+
+def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, start_token: bool) -> Rows:
+    """A row a target: what the user clicked before it, as much as windows and baselines need, and the target.
+
+    Args:
+        user: of each row, [R].
+        target: the click, [R]; the user's last one + 1 where there is none (inference).
+        start_token: whether the history may begin with the start token (samples do, inference does not).
+    """
+    known = np.flatnonzero(users.item >= FIRST_INDEX)
+    end = np.searchsorted(known, target)
+    clicks = end - np.searchsorted(known, users.offsets[user])
+    stored = max(settings.window_size, LEAST_HISTORY)
+    kept = np.minimum(clicks, min(stored, settings.max_history or stored))
+    fits = (clicks > 0) & (clicks < settings.window_size) & (clicks <= (settings.max_history or settings.window_size))
+    starts = fits & start_token & settings.start_token
+    # Of each row the known clicks that it stores, one place before them for the start token, one after them for the target.
+    places = Ragged.spans(end - kept - starts, end + 1)
+    first, last = places.offsets[:-1], places.offsets[1:] - 1
+    tokens = np.append(known, NONE)[places.values]
+    exists = target < users.offsets[user + 1]
+    tokens[first[starts]] = START
+    tokens[last] = np.where(exists, target, NONE)
+    is_target = np.zeros(len(tokens), bool)
+    is_target[last] = True
+    event = np.where(exists, target, target - 1)
+    return Rows(user, Ragged(tokens, places.offsets), is_target, event, np.zeros(len(user), np.float32))
+
+
+def seen_items(users: Users, user: Ints, target: Ints) -> Ragged:
+    """Every known item that the user clicked before the target, ascending (ragged [R])."""
+    clicks = Ragged.spans(users.offsets[user], target)
+    row = np.repeat(np.arange(len(user)), clicks.lengths)
+    return distinct(row, users.item[clicks.values], len(user))
+
+
+def distinct(row: Ints, item: Ints, rows: int) -> Ragged:
+    """Each row's different known items, ascending (ragged [rows])."""
+    pairs = np.unique((row << 32 | item)[item >= FIRST_INDEX])
+    return Ragged.of((pairs & 0xFFFFFFFF).astype(np.int32), np.bincount(pairs >> 32, minlength=rows))
+
+
+def negative_keys(users: Users, rows: Rows) -> npt.NDArray[np.uint64]:
+    """A key for the draws of each target."""
+    user = np.repeat(rows.user, rows.tokens.lengths)[rows.is_target]
+    with np.errstate(over="ignore"):
+        nth = (rows.event - users.offsets[user]).astype(np.uint64)
+        return mix(mix(users.key[user] + _NEGATIVES) + nth)
+
+
+def batches(
+    users: Users,
+    rows: Rows,
+    features: Features,
+    *,
+    seen: Ragged | None = None,
+    own: Ragged | None = None,
+    weights: npt.NDArray[np.float64] | None = None,
+    negatives: int = 0,
+) -> Iterator[pa.RecordBatch]:
+    """The rows as schemas.runs, in batches of equal size that bound what is made at once.
+
+    Args:
+        seen: of each row; null: empty lists.
+        own: of each user, the items that are no negatives; with `weights`, of each item index.
+        negatives: a target; without `weights` they are 0.
+    """
+    values = np.append(0, np.cumsum(rows.tokens.lengths * (1 + negatives)))
+    parts = -(-int(values[-1]) // _BATCH_VALUES)
+    edges = np.unique(np.searchsorted(values, np.linspace(0, values[-1], parts + 1)))
+    for start, stop in pairwise(edges):
+        part = rows.slice(start, stop)
+        drawn = np.zeros((len(part.event), negatives), np.int32)
+        if weights is not None and own is not None:
+            user = np.repeat(part.user, part.tokens.lengths)[part.is_target]
+            barred = own.slices(own.offsets[user], own.offsets[user + 1])
+            drawn = draw(negative_keys(users, part), barred, weights, negatives)
+        mine = seen.slices(seen.offsets[start:stop], seen.offsets[start + 1 : stop + 1]) if seen else None
+        yield _batch(users, part, features, drawn, mine)
+
+
+def _batch(
+    users: Users, rows: Rows, features: Features, negatives: npt.NDArray[np.int32], seen: Ragged | None
+) -> pa.RecordBatch:
+    """Rows with their columns, in the order of schemas.runs."""
+    tokens, offsets = rows.tokens.values, rows.tokens.offsets
+    item = np.append(users.item, _OF_NO_CLICK).astype(np.int32)
+    targets = np.append(0, np.cumsum(rows.is_target))[offsets]
+    columns = {
+        "user_id": users.ids.take(pa.array(rows.user)),
+        "item_index": _lists(offsets, item[tokens]),
+        "is_target": _lists(offsets, rows.is_target),
+        "example_age": _lists(targets, rows.age),
+        "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),
+    }
+    for user_feature in features.user:
+        name = f"{user_feature.name}_index"
+        values = users.features[name]
+        assert not isinstance(values, Ragged), "a user feature has one value"
+        columns[name] = _lists(targets, values[rows.event])
+    lengths = {}
+    for feature in features.item:
+        values = users.features[f"{feature.name}_index"]
+        if isinstance(values, Ragged):
+            place = np.where(tokens < 0, tokens + len(values.offsets) - 1, tokens)
+            values = values.slices(values.offsets[place], values.offsets[place + 1])
+            columns[f"{feature.name}_index"] = _lists(values.offsets[offsets], values.values)
+            lengths[f"{feature.name}_length"] = _lists(offsets, values.lengths.astype(np.int32))
+        else:
+            columns[f"{feature.name}_index"] = _lists(offsets, values[tokens])
+    columns |= lengths
+    none = np.zeros(len(rows.user) + 1, np.int64)
+    columns["seen"] = _lists(seen.offsets, seen.values) if seen else _lists(none, np.zeros(0, np.int32))
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _lists(offsets: Ints, values: npt.NDArray) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))

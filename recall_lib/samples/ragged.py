@@ -1,0 +1,46 @@
+"""Lists of different lengths as two arrays: all values end to end, and where each list begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of different lengths, laid end to end: list i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: npt.NDArray  # [total]
+    offsets: Ints  # [n + 1]
+
+    @classmethod
+    def of(cls, values: npt.NDArray, lengths: npt.NDArray) -> Ragged:
+        """From the values and each list's length."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    @classmethod
+    def from_arrow(cls, column: pa.Array) -> Ragged:
+        """From an Arrow list column without nulls, sliced or not."""
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        return cls(column.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    @property
+    def lengths(self) -> Ints:
+        """Length of each list, [n]."""
+        return np.diff(self.offsets)
+
+    def slices(self, start: Ints, stop: Ints) -> Ragged:
+        """New lists values[start[i]:stop[i]], for any starts and stops into the values."""
+        places = Ragged.spans(start, stop)
+        return Ragged(self.values[places.values], places.offsets)
+
+    @classmethod
+    def spans(cls, start: Ints, stop: Ints) -> Ragged:
+        """The whole numbers from start[i] to below stop[i]."""
+        offsets = np.append(0, np.cumsum(stop - start))
+        return cls(np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start), offsets)

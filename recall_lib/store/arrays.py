@@ -1,0 +1,78 @@
+"""Tables of items as NumPy arrays, read where they are needed: by an executor or a training rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.samples.ragged import Ragged
+
+
+@cache
+def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Training count of each item id, int64 [items]; 0 for padding and unknown, which are no candidates.
+
+    Args:
+        files: the Parquet files of a vocabulary.
+    """
+    indexes, counts = [], []
+    for name in files:
+        fs, path = url_to_fs(name)
+        with fs.open(path, "rb") as file:
+            table = pq.read_table(file, columns=["feature", "index", "count"])
+        table = table.filter(pc.equal(table.column("feature"), ITEM_ID))
+        indexes.append(table.column("index").to_numpy())
+        counts.append(table.column("count").to_numpy())
+    index, count = np.concatenate(indexes), np.concatenate(counts)
+    by_index = np.zeros(max(int(index.max(initial=0)) + 1, FIRST_INDEX), np.int64)
+    by_index[index] = count
+    by_index[:FIRST_INDEX] = 0
+    return by_index
+
+
+def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
+    """Ids, string [n], and vectors, float32 [n, d]: row = item index; rows 0 and 1 are null and zero.
+
+    Args:
+        files: the Parquet files of a schemas.ITEM_VECTORS table, not empty.
+    """
+    table = _read(files, ["item_index", "item_id", "vector"])
+    flat = table.column("vector").combine_chunks().flatten().to_numpy()
+    vectors = flat.reshape(table.num_rows, -1)
+    reserved = np.zeros((FIRST_INDEX, vectors.shape[1]), np.float32)
+    ids = pa.concat_arrays([pa.nulls(FIRST_INDEX, pa.string()), table.column("item_id").combine_chunks()])
+    return ids, np.concatenate([reserved, vectors])
+
+
+def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, Ragged]:
+    """Per item feature the values of each item index (ragged [items], int32); none for an index that the table lacks.
+
+    Args:
+        files: the Parquet files of a schemas.items table.
+        names: of the features.
+        items: ids, 0 and 1 included.
+    """
+    table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
+    place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
+    found = {}
+    for name in names:
+        lists = Ragged.from_arrow(table.column(f"{name}_index").combine_chunks())
+        found[name] = Ragged(lists.values, lists.offsets[place])
+    return found
+
+
+def _read(files: Sequence[str], columns: list[str]) -> pa.Table:
+    parts = []
+    for name in files:
+        fs, path = url_to_fs(name)
+        with fs.open(path, "rb") as file:
+            parts.append(pq.read_table(file, columns=columns))
+    return pa.concat_tables(parts).sort_by("item_index").combine_chunks()

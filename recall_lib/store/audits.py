@@ -1,0 +1,98 @@
+"""Audits: what a staged publication must be like, asked before anything is swapped in.
+
+Thresholds are the config's section `audits`; that no user has two rows and no score is null or NaN is always asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recall_lib.config import Audits
+from recall_lib.process.errors import DataRefused
+from recall_lib.store import schemas
+from recall_lib.store.publication import Publication
+
+_METRIC = "hr@10"  # of the validation split
+
+# Gives the publication of the last day before one's own; None without one.
+Before = Callable[[Publication], Publication | None]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One figure and its bound; `bound` is called `least` or `most`."""
+
+    name: str
+    value: float
+    side: str
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure keeps to its bound."""
+        return self.value >= self.bound if self.side == "least" else self.value <= self.bound
+
+
+def audit(staged: Publication, before: Before, settings: Audits) -> dict[str, dict[str, float]]:
+    """Audit one staged publication.
+
+    Args:
+        staged: of its manifest: `rows`; top_n's `users_in`; a model's `validation`.
+        before: gives the publication of the last day before, None without one.
+        settings: thresholds.
+
+    Returns:
+        {name of the audit: {"value", "least" or "most"}}, for the manifest; {} where nothing is asked of the dataset.
+
+    Raises:
+        DataRefused: an audit fails; the message has each that does, with its value and threshold.
+    """
+    dataset, facts = staged.dataset, staged.manifest
+    if dataset == "events":
+        found = [Audit("min_clicks", facts["rows"], "least", settings.min_clicks)]
+    elif dataset in ("top_n", "top_n_user_id"):
+        rows = staged.read(schemas.TOP_N)
+        found = list(top_n_audits(rows, facts.get("users_in"), settings, of_model=dataset == "top_n"))
+    elif dataset == "models":
+        found = list(_model_audits(staged, before, settings))
+    else:
+        found = []
+    failed = [f"{a.name} is {a.value:.6g}, at {a.side} {a.bound:.6g} is asked for" for a in found if not a.passed]
+    if failed:
+        raise DataRefused(
+            f"{staged.name} was not published, for its audit failed: {'; '.join(failed)}; look for the cause in what it is "
+            "made from, or, if it is right so, change the threshold in the config's section audits"
+        )
+    return {a.name: {"value": a.value, a.side: a.bound} for a in found}
+
+
+def top_n_audits(written: DataFrame, users_in: int | None, settings: Audits, *, of_model: bool = True) -> Iterable[Audit]:
+    """Of rows of schemas.TOP_N. `of_model`: the share of popular lists is asked too (by the user id alone many are)."""
+    no_score = F.exists("items", lambda item: item["item_id"].isNull() | item["score"].isNull() | F.isnan(item["score"]))
+    row = written.agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.countDistinct("user_id").alias("users"),
+        F.sum((F.col("source") == "popular").cast("int")).alias("popular"),
+        F.sum((F.col("items").isNull() | F.col("user_id").isNull() | no_score).cast("int")).alias("bad"),
+    ).first()
+    assert row is not None
+    yield Audit("duplicate_users", row["rows"] - row["users"], "most", 0)
+    yield Audit("rows_without_a_score", row["bad"] or 0, "most", 0)
+    if users_in is not None:
+        yield Audit("min_user_share", row["users"] / users_in if users_in else 1.0, "least", settings.min_user_share)
+    if of_model:
+        share = (row["popular"] or 0) / max(row["rows"], 1)
+        yield Audit("max_popular_share", share, "most", settings.max_popular_share)
+
+
+def _model_audits(staged: Publication, before: Before, settings: Audits) -> Iterable[Audit]:
+    if settings.min_validation_share is None or (earlier := before(staged)) is None:
+        return
+    last = earlier.manifest.get("validation", {}).get(_METRIC)
+    if last:  # of no held-out user nothing was measured
+        share = staged.manifest["validation"].get(_METRIC, 0.0) / last
+        yield Audit("min_validation_share", share, "least", settings.min_validation_share)

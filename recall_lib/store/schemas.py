@@ -1,0 +1,117 @@
+"""Every table's columns, declared once, and the check that a DataFrame has them.
+
+Encoded columns: ids are int32, 0 = padding, 1 = unknown, from 2 by falling count (SPEC 2.2).
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from recall_lib.config import Features
+from recall_lib.process.errors import DataRefused
+
+_INTS = ArrayType(IntegerType())
+
+SCORED_ITEMS = ArrayType(StructType([StructField("item_id", StringType()), StructField("score", FloatType())]))
+
+
+def _struct(**columns: DataType) -> StructType:
+    return StructType([StructField(name, kind) for name, kind in columns.items()])
+
+
+# source: file or folder; reason: one word; raw: the line, or the row as CSV or JSON
+REJECTS = _struct(source=StringType(), reason=StringType(), raw=StringType())
+# key (feature, index); index 1 has a null value and the count of everything filtered
+VOCAB = _struct(feature=StringType(), index=IntegerType(), value=StringType(), count=LongType())
+ITEM_VECTORS = _struct(item_index=IntegerType(), item_id=StringType(), vector=ArrayType(FloatType()))
+USER_VECTORS = _struct(user_id=StringType(), vector=ArrayType(FloatType()))
+# Both kinds in one table: files of either lack the other's id, which is null there.
+VECTORS = StructType([*(field for field in USER_VECTORS if field.name != "vector"), *ITEM_VECTORS])
+# key user_id; items best first; source model | popular
+TOP_N = _struct(user_id=StringType(), items=SCORED_ITEMS, source=StringType(), model_version=StringType())
+# key (window, rank); window all | recent; rank from 1
+POPULAR = _struct(window=StringType(), rank=IntegerType(), item_id=StringType(), count=LongType())
+# key (source, item_id); source vectors | covisitation; items best first, never the item itself
+RELATED = _struct(source=StringType(), item_id=StringType(), items=SCORED_ITEMS)
+
+
+def events(features: Features) -> StructType:
+    """Clicks: one row a click. event_ts is null with ordering `position`, position is null with ordering `time`."""
+    columns: dict[str, DataType] = {
+        "user_id": StringType(),
+        "item_id": StringType(),
+        "event_ts": TimestampType(),
+        "position": LongType(),
+        "example_age": DoubleType(),  # days; null unless the log brings its own
+    }
+    columns |= {feature.name: StringType() for feature in features.user}
+    columns |= {f.name: ArrayType(StringType()) if f.multi else StringType() for f in features.item}
+    return _struct(**columns)
+
+
+def runs(features: Features) -> StructType:
+    """Samples: one row a run of one user's clicks, oldest first, from which windows are cut (see samples/windows.py).
+
+    A target's history are the tokens before it. Rows that are not for training have one target, the last token; it is 0
+    where there is none (inference). `seen`: every item in the user's history, ascending; empty in training rows.
+    """
+    columns: dict[str, DataType] = {
+        "user_id": StringType(),
+        "item_index": _INTS,  # a token each
+        "is_target": ArrayType(BooleanType()),  # a token each
+        "example_age": ArrayType(FloatType()),  # days, a target each
+        "negatives": _INTS,  # negatives_per_positive for each target, padded with 0
+    }
+    columns |= {f"{feature.name}_index": _INTS for feature in features.user}  # a target each
+    columns |= {f"{feature.name}_index": _INTS for feature in features.item}  # the tokens' values, concatenated
+    columns |= {f"{f.name}_length": _INTS for f in features.item if f.multi}  # values of each token, at least 1
+    columns["seen"] = _INTS
+    return _struct(**columns)
+
+
+def items(features: Features) -> StructType:
+    """What is known of each item before dt, key item_index; per item feature the values at its newest click.
+
+    `prior` is that of model.recency, the logarithm of a rate; 0 without it.
+    """
+    columns: dict[str, DataType] = {"item_index": IntegerType(), "prior": DoubleType()}
+    columns |= {f"{feature.name}_index": _INTS for feature in features.item}
+    return _struct(**columns)
+
+
+def named(name: str, features: Features) -> StructType:
+    """The schema of this name here, as the rows of datasets.py have it."""
+    schema = globals()[name]
+    return schema if isinstance(schema, StructType) else schema(features)
+
+
+def enforce(frame: DataFrame, schema: StructType, name: str) -> DataFrame:
+    """The frame's columns in the schema's order.
+
+    Raises:
+        DataRefused: columns are missing, unexpected or of another type; the message lists every difference.
+    """
+    have = {field.name: field.dataType for field in frame.schema}
+    want = {field.name: field.dataType for field in schema}
+    problems = [f"{n} is missing" for n in want if n not in have] + [f"{n} is unexpected" for n in have if n not in want]
+    problems += [
+        f"{n} is {have[n].simpleString()}, not {want[n].simpleString()}"
+        for n in want
+        if n in have and have[n].simpleString() != want[n].simpleString()
+    ]
+    if problems:
+        raise DataRefused(f"{name} does not fit its schema: {', '.join(problems)}; was the config changed since it was made?")
+    return frame.select(*want)

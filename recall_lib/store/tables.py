@@ -1,0 +1,145 @@
+"""The dated tables under `paths.root`, as one run reads and publishes them.
+
+With `tables.database` the catalog is told of a publication first (see catalog.py).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from recall_lib.config import Audits, Config
+from recall_lib.datasets import DATASETS, other_settings
+from recall_lib.process.errors import DataRefused
+from recall_lib.store import locks
+from recall_lib.store.catalog import Catalog
+from recall_lib.store.folders import Folders
+from recall_lib.store.publication import Publication, StartSpark
+from recall_lib.store.publishing import Place, Staged, footer
+
+
+def _no_spark() -> SparkSession:
+    raise RuntimeError("this command reads no tables: it was given no way to start Spark")
+
+
+class Tables(Folders):
+    """The datasets of one root, seen by one run."""
+
+    def __init__(self, config: Config, run_id: str | None = None, start_spark: StartSpark = _no_spark) -> None:
+        """`start_spark` is called when a table is first read or written; artefacts and manifests need none."""
+        super().__init__(config.paths.root, start_spark)
+        self.config = config
+        self.run_id = run_id or uuid.uuid4().hex[:12]
+
+    @cached_property
+    def catalog(self) -> Catalog | None:
+        """The tables of `tables.database`; None where none is asked for."""
+        database = self.config.tables.database
+        return Catalog(self, database, self.config.features) if database else None
+
+    def require_settings(self, dataset: str, dt: str, *only: str, **keys: str) -> Publication:
+        """A publication that was made with the settings of now.
+
+        Args:
+            dataset: of it.
+            dt: of it.
+            only: the settings that count, in place of all that the dataset's declaration names.
+            keys: of it.
+
+        Raises:
+            DataRefused: it is not there, or was made with others.
+        """
+        found = self.get(dataset, dt, **keys)
+        changed = other_settings(dataset, found.manifest["config"], self.config, only=only)
+        if changed:
+            raise DataRefused(
+                f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: take those again, or run "
+                f"`recall {DATASETS[dataset].job} --dt {dt}` and what follows it with these"
+            )
+        return found
+
+    def publishing(
+        self,
+        dataset: str,
+        dt: str | Sequence[str],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **keys: str | Sequence[str],
+    ) -> AbstractContextManager[Staged]:
+        """What the block writes is published when it ends without an error.
+
+            with tables.publishing("popular", dt, inputs={"vocab": vocab.digest}) as staged:
+                staged.write(frame, schemas.POPULAR)  # or staged.keep(files), or files put into staged.folder
+            staged.publication
+
+        The manifest of a table has its rows and a digest that knows no order and no partitions; of other files the digest is
+        the sha256 of their sha256.
+
+        Args:
+            dataset: of it.
+            dt: of it; or several days, which are then published by one pass.
+            inputs: digest of each publication it is made from, by name.
+            facts: counts and other facts for the manifest.
+            keys: further keys; one of them may have several values, as dt may.
+        """
+        return self._publishing(dataset, dt, keys, inputs or {}, facts or {}, self.config.audits)
+
+    def _publishing(
+        self,
+        dataset: str,
+        dt: str | Sequence[str],
+        keys: Mapping[str, str | Sequence[str]],
+        inputs: Mapping[str, str],
+        facts: Mapping[str, Any],
+        audits: Audits | None,
+    ) -> AbstractContextManager[Staged]:
+        given = {"dt": dt, **keys}
+        several = {key: values for key, values in given.items() if not isinstance(values, str)}
+        ((by, values),) = several.items() or [("", [""])]
+        parts = {value: {key: str(one) for key, one in (given | ({by: value} if by else {})).items()} for value in values}
+        catalog = self.catalog if DATASETS[dataset].columns else None
+        place = Place(self, catalog, self.config, audits, self.run_id)
+        return Staged(place, dataset, by, parts, inputs, facts).swapped_in()
+
+    @contextmanager
+    def amended(self, publication: Publication) -> Iterator[str]:
+        """A second copy of a publication's Parquet files, whose rows may be made fewer; it takes the first one's place.
+
+        To what was made from it, it is the same publication: digest, settings and time stay, and the manifest's `amended` says
+        when it was changed and by how many rows. The block must write under new names only: an old one may be a hard link.
+        """
+        manifest = {key: fact for key, fact in publication.manifest.items() if key not in ("files", "row_groups")}
+        with self._publishing(publication.dataset, publication.dt, publication.keys, {}, manifest, None) as staged:
+            for file in publication.manifest["files"]:
+                self.link(f"{publication.folder}/{file['name']}", f"{staged.path}/{file['name']}")
+            yield staged.path
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            note = {"run_id": self.run_id, "at": at, "rows_before": manifest["rows"]}
+            staged.facts["rows"] = sum(footer(self, path)["rows"] for path in self.fs.ls(staged.path, detail=False))
+            staged.facts["amended"] = [*manifest.get("amended", ()), note]
+
+    def drop_old_versions(self, publication: Publication) -> None:
+        """Remove every version of a publication but the current one, whoever may be reading it."""
+        dataset, dt, keys = publication.dataset, publication.dt, publication.keys
+        if self.find(dataset, dt, **keys) == self.path(dataset, dt, **keys):
+            self.remove(self.aside("_retired", dataset, dt, keys))
+        if self.catalog:
+            self.catalog.keep_current(dataset, dt, keys)
+
+    def point_to_latest(self, dataset: str, dt: str, *, in_place_of: str | None = None, **facts: str) -> None:
+        """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill), unless it names `in_place_of`."""
+        path = f"{self.root}/{dataset}/latest.json"
+        with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the look to the move
+            now = (self.latest(dataset) or {"dt": ""})["dt"]
+            if now > dt and now != in_place_of:
+                return
+            self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
+            self.fs.mv(f"{path}.tmp", path)
