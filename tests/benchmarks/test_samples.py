@@ -10,6 +10,8 @@ import pytest
 
 from tests.benchmarks import common, log, run, samples
 
+pytestmark = pytest.mark.proof  # what protects a benchmark
+
 CLICKS = samples.LEAST_CLICKS
 NEEDS_PEERS = pytest.mark.skipif(not common.PEERS_PYTHON.exists(), reason="no build/bench/venv: `make bench` sets it up")
 

@@ -12,6 +12,8 @@ from recall_lib.inference.shipping import ship_folder
 from recall_lib.retrieval.index import ItemIndex
 from tests.benchmarks import topn
 
+pytestmark = pytest.mark.proof  # what protects a benchmark
+
 ISSUE = ["vs_als_exact", "vs_als_recall99", "vs_faiss_direct", "vs_gemm", "million_vs_exact", "promise_gap"]
 
 

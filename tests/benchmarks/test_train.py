@@ -11,6 +11,8 @@ from recall_lib.samples.ragged import Ragged
 from recall_lib.training.ranks import Alone
 from tests.benchmarks import common, train, training
 
+pytestmark = pytest.mark.proof  # what protects a benchmark
+
 SCALE = 0.001  # 50 users
 NEEDS_PEER = pytest.mark.skipif(
     not list(common.PEERS_PYTHON.parents[1].glob("lib/*/site-packages/torch_rechub")),
@@ -60,7 +62,6 @@ def test_every_measure_of_a_run_sees_all_targets(spec, measure):
     assert found["targets"] == sum(file["targets"] for file in spec["train"])
 
 
-@pytest.mark.proof
 def test_rows_without_peers(work, monkeypatch):
     monkeypatch.setattr(train, "TABLES", {"10k": 10_000})
     rows = [train.loader_vs_step(work, SCALE), train.ranks_2_vs_1(work, SCALE), *train.sparse_vs_dense(SCALE)]
@@ -86,7 +87,6 @@ def test_a_failing_process_ends_the_benchmark():
         train.run_ours({"measure": "epoch", "spec": {}, "repeats": 1})
 
 
-@pytest.mark.proof
 @NEEDS_PEER
 def test_the_peer_trains_on_as_many_targets(work, spec):
     row = train.against_rechub(work, SCALE)

@@ -69,6 +69,7 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_when_the_owner_is_killed_or_interrupted(tmp_path: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-c", OWNER, str(SCRIPT.parent), str(tmp_path)]
