@@ -29,7 +29,7 @@ $(environment): $(stamp) deploy/pack.py
 test: lint ## lint, type check and the tests, without the long ones of `make proof`
 	@.venv/bin/python -m pytest -q
 
-proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster, the benchmark of ranks
+proof: $(stamp) $(environment) ## the long tests: backfills that are killed, a catalog that is read while it changes, a cluster, tests of the benchmarks
 	@.venv/bin/python -m pytest -q -m proof
 
 matrix: $(stamp) ## the heart of the tests on each supported Spark, and equal digests on all; SPARK=4.3.0 for one alone
