@@ -7,7 +7,7 @@ hot articles whatever the topic, nobody reads an article twice, and what a reade
 
 A log of any size is made of blocks of readers. The magazine is a function of (items, days, seed), a block one of the plan
 and the block's number, with a stretch of random numbers of its own: `simulate` puts all blocks of a small log together,
-`recall simulate` (simulator_in_spark.py) runs those of a large one side by side.
+`recall simulate` (simulate.py) runs those of a large one side by side.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from recall_lib.store import schemas
 
 
 def columns(clicks: DataFrame, features: Features, flag: Column, *, own_ages: bool) -> DataFrame:
-    """What `users.Users` is made of, without what would be the same in every row.
+    """What `samples.clicks.Users` is made of, without what would be the same in every row.
 
     Args:
         clicks: encoded events with `tie`.
