@@ -1,9 +1,9 @@
 """Train the model on the samples of a day and publish it as models/dt=<day>.
 
-Reads samples/dt (train, validation) and vocab/dt; writes the weights (safetensors), what they mean (JSON), the log (JSON
-lines and TensorBoard events), and moves models/latest.json forward. A killed run is taken up again from its last epoch. With
-training.init `yesterday` the weights are at first those of models/dt of the day before; with training.max_hr_drop a model that
-is too much worse than the one that serves the day before is published, but does not serve.
+Reads samples/dt (train, validation), vocab/dt and, where the model asks for it, items/dt. Writes the weights (safetensors), what
+they mean (JSON) and the log (JSON lines and TensorBoard events), and moves models/latest.json forward. A killed run is resumed
+from its last epoch. With training.init `yesterday` the weights are at first those of models/dt of the day before. With
+training.max_hr_drop a model that is too much worse than the one that serves the day before is published, but does not serve.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Inputs:
     Attributes:
         vocab: of the day.
         splits: the samples, `train` and `validation`.
-        items: items/dt; None: the model does not ask for its content.
+        items: items/dt, the items' content and prior; None: the model does not ask for them.
         first: what the weights are at first; None: they are drawn.
     """
 
@@ -98,7 +98,7 @@ def _inputs(ctx: Context) -> Inputs:
             raise DataRefused(
                 f"{samples.name} was made for another training.init or yesterday_days: run `recall samples --dt {ctx.dt}`"
             )
-    items = items_of_vocab(tables, vocab) if config.model.item_rows != "own" else None
+    items = items_of_vocab(tables, vocab) if config.model.asks_for_items else None
     return Inputs(vocab, splits, items, first)
 
 

@@ -38,6 +38,32 @@ def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
     return by_index
 
 
+def read_values(files: Sequence[str], feature: str) -> pa.Table:
+    """index, value of a feature's known values, ascending.
+
+    Args:
+        files: the Parquet files of a vocabulary.
+        feature: its name.
+    """
+    parts = []
+    for name in files:
+        fs, path = url_to_fs(name)
+        with fs.open(path, "rb") as file:
+            of_feature = [("feature", "==", feature), ("index", ">=", FIRST_INDEX)]
+            parts.append(pq.read_table(file, columns=["index", "value"], filters=of_feature))
+    return pa.concat_tables(parts).sort_by("index")
+
+
+def read_item_ids(files: Sequence[str]) -> pa.Array:
+    """The id of each item index, string [n]; null for 0 and 1.
+
+    Args:
+        files: the Parquet files of a vocabulary.
+    """
+    ids = read_values(files, ITEM_ID).column("value").combine_chunks()
+    return pa.concat_arrays([pa.nulls(FIRST_INDEX, ids.type), ids])
+
+
 def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
     """Ids, string [n], and vectors, float32 [n, d]: row = item index; rows 0 and 1 are null and zero.
 
@@ -67,6 +93,20 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
         lists = Ragged.from_arrow(table.column(f"{name}_index").combine_chunks())
         found[name] = Ragged(lists.values, lists.offsets[place])
     return found
+
+
+def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
+    """The prior of each item index, float64 [items]; the least for one that the table lacks, as in the exported vectors.
+
+    Args:
+        files: the Parquet files of a schemas.items table, not empty.
+        items: ids, 0 and 1 included.
+    """
+    table = _read(files, ["item_index", "prior"])
+    known = table.column("prior").to_numpy()
+    priors = np.full(items, known.min())
+    priors[table.column("item_index").to_numpy()] = known
+    return priors
 
 
 def _read(files: Sequence[str], columns: list[str]) -> pa.Table:

@@ -29,7 +29,7 @@ from recall_lib.training import loader, shards
 from recall_lib.training.journal import Journal
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.spec import TrainSpec
-from recall_lib.training.validation import K, evaluate, mean_user
+from recall_lib.training.validation import Catalogue, K, mean_user, validate
 from recall_lib.training.warm_start import carry_over
 
 METRIC = f"ndcg@{K}"
@@ -48,10 +48,11 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     run = Run(spec, ranks, folder)
-    with _arithmetic(run), closing(run.stream):
+    with closing(run.stream):
         while not run.finished:
-            run.train_epoch()
-            run.validate()
+            with _arithmetic(run):
+                run.train_epoch()
+            run.validate()  # in full precision, as vectors are exported
             run.save()
     run.close()
     facts = {
@@ -108,6 +109,7 @@ class Run:
         self.loss = Loss(self.settings, spec.samples.negatives_alpha, counts, self.device)
         self.optimizers = _optimizers(self.model, self.settings)
         self.generator = torch.Generator(self.device)
+        self.catalogue = Catalogue.read(spec) if spec.validation else None
         self.best: dict[str, Tensor] = {}
         self.at = Progress()
         if self.settings.resume and spec.checkpoint:
@@ -181,11 +183,14 @@ class Run:
             self.journal.add(step=self.at.step, epoch=self.at.epoch, **numbers)
 
     def validate(self) -> None:
-        """Rank the validation split; with early stopping the best weights are remembered."""
+        """Rank the validation split as it would be served; with early stopping the best weights are remembered."""
+        if self.catalogue is None:
+            return
         spec = self.spec
-        found = evaluate(
-            self.model, self.validation_urls, spec.streamed, spec.samples, self.device, self.ranks, filter_seen=spec.filter_seen
-        )
+        held_out = (self.validation_urls, spec.streamed, spec.samples, self.device, self.ranks)
+        if spec.model.recency:
+            self.model.get_buffer("mean_user").copy_(mean_user(self.model, *held_out))
+        found = validate(self.model, self.catalogue, *held_out, filter_seen=spec.filter_seen)
         if found:
             self._note(**found)
         if not self.settings.early_stopping:
@@ -198,10 +203,6 @@ class Run:
         """Keep the best weights where early stopping asked for them, else the last."""
         if self.best:
             self.model.load_state_dict(self.best)
-        if self.spec.model.recency:
-            spec = self.spec
-            mean = mean_user(self.model, self.validation_urls, spec.streamed, spec.samples, self.device, self.ranks)
-            self.model.get_buffer("mean_user").copy_(mean)
         if self.journal:
             self.journal.close()
 

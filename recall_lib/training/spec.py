@@ -72,10 +72,10 @@ class TrainSpec(Section):
     validation: list[SampleFile]
     items: tuple[str, ...] = ()  # addresses of the files of items/dt; empty: the model does not ask for them
     vocab: str  # the vocabulary's fingerprint
-    vocab_files: tuple[str, ...] = ()  # their addresses, asked for where `first` is
+    vocab_files: tuple[str, ...] = ()  # its files' addresses; asked for where `validation` or `first` is
     first: FirstWeights | None = None  # null: weights are drawn
-    inputs: str  # digest of the samples
-    filter_seen: bool = True  # whether validation, as the top-N table, leaves out what a user has clicked
+    inputs: str  # digests of all tables and models that the run reads
+    filter_seen: bool = True  # whether validation, like the top-N table, leaves out what a user has clicked
     checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
 
     @property

@@ -1,29 +1,66 @@
-"""Validation by full ranking: every item is a candidate, never a sample of them."""
+"""Validation by full ranking: every item is a candidate, and the ranking is the one that is served.
+
+Items and users have the vectors that would be exported now, with the day's prior where model.recency is set. Ties are ordered by
+the bytes of the item id. So early stopping and promotion measure the ranking of the top-N table and of metrics.json.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from recall_lib.config import Features, Samples
 from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
-from recall_lib.samples.ids import FIRST_INDEX
-from recall_lib.samples.ragged import Ragged
+from recall_lib.retrieval.index import ItemIndex
+from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.store.arrays import read_item_ids, read_priors
 from recall_lib.training.loader import read_runs
 from recall_lib.training.ranks import Ranks
+from recall_lib.training.spec import TrainSpec
+from recall_lib.transforms.accuracy import hit_rate, ndcg
 
 K = 10
-_SCORES_IN_MEMORY = 1 << 25
 _TOKENS_IN_MEMORY = 1 << 14
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """What decides the ranking of the items apart from the model.
+
+    Attributes:
+        item_ids: string [n], null for 0 and 1; their bytes break ties.
+        prior: of the day, float64 [n]; None: the model has no model.recency.
+    """
+
+    item_ids: pa.Array
+    prior: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def read(cls, spec: TrainSpec) -> Catalogue:
+        """From the files of the vocabulary and, with model.recency, of items/dt."""
+        prior = read_priors(spec.items, spec.sizes[ITEM_ID]) if spec.model.recency else None
+        return cls(read_item_ids(spec.vocab_files), prior)
+
+    @torch.no_grad()
+    def index(self, model: YouTubeDNN) -> ItemIndex:
+        """The items with the vectors that would be exported now."""
+        vectors = model.item_vectors(of_day=True).cpu().numpy()
+        if self.prior is not None:
+            vectors[:, 0] += self.prior
+        return ItemIndex.build(vectors, self.item_ids)
+
+
 @torch.no_grad()
-def evaluate(
+def validate(
     model: YouTubeDNN,
+    catalogue: Catalogue,
     urls: Sequence[str],
     features: Features,
     samples: Samples,
@@ -41,10 +78,10 @@ def evaluate(
         {"hr@10", "ndcg@10", "users"}, or nothing when no target is scored.
     """
     model.eval()
-    items = model.item_vectors()
-    chunk = max(1, min(_SCORES_IN_MEMORY // len(items), _TOKENS_IN_MEMORY // samples.window_size))
+    items = catalogue.index(model)
+    chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
     samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
-    sums = np.zeros(3)
+    counts = np.zeros(K + 1, np.int64)  # targets by rank; 0 for one below K
     for runs, seen in read_runs(urls, features, samples, seen=True):
         assert seen is not None
         order = np.argsort(runs.items.lengths[runs.run_of_target], kind="stable")  # like lengths together: little is padded
@@ -52,14 +89,15 @@ def evaluate(
             targets = order[start : start + chunk]
             run = runs.run_of_target[targets]
             known = seen.slices(seen.offsets[run], seen.offsets[run + 1 if filter_seen else run])
-            batch = Batch.of(runs.windows(targets), device)
-            place = places(model.user_vectors(batch) @ items.T, batch.target, known)
-            place = place[(place >= 0) & (batch.length > 0)]
-            hit = place < K
-            sums += [len(place), int(hit.sum()), float((1 / torch.log2(place[hit].double() + 2)).sum())]
+            windows = runs.windows(targets)
+            users = model.user_vectors(Batch.of(windows, device)).cpu().numpy()
+            rank = items.rank(users, windows.target, known)
+            scored = (windows.history.lengths > 0) & ((rank > 0) | (windows.target < FIRST_INDEX))
+            counts += np.bincount(np.where(rank <= K, rank, 0)[scored], minlength=K + 1)
     model.train()
-    users, hits, gain = ranks.sum(sums.tolist())
-    return {f"hr@{K}": hits / users, f"ndcg@{K}": gain / users, "users": users} if users else {}
+    found = {rank: int(users) for rank, users in enumerate(ranks.sum(counts.tolist()))}
+    hits, gain = hit_rate(found, K), ndcg(found, K)
+    return {} if hits is None or gain is None else {f"hr@{K}": hits, f"ndcg@{K}": gain, "users": sum(found.values())}
 
 
 @torch.no_grad()
@@ -78,24 +116,3 @@ def mean_user(
             total += [len(known), *known.sum(dim=0).tolist()]
     users, *sums = ranks.sum(total.tolist())
     return torch.tensor(sums, device=device).float() / max(1.0, users)
-
-
-def places(scores: Tensor, target: Tensor, seen: Ragged) -> Tensor:
-    """Each target's place in its user's ranking, from 0, ties by item id.
-
-    Args:
-        scores: of all item ids, [B, n]; overwritten where an item is no candidate.
-        target: item ids, [B].
-        seen: item ids that are no candidates (ragged [B]).
-
-    Returns:
-        int64 [B]; n for a target outside the vocabulary, -1 for one that was seen.
-    """
-    scores[:, :FIRST_INDEX] = -torch.inf
-    rows = torch.as_tensor(np.repeat(np.arange(len(scores)), seen.lengths), device=scores.device)
-    scores[rows, torch.as_tensor(seen.values, device=scores.device).long()] = -torch.inf
-    own = scores.gather(1, target[:, None])
-    before = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
-    place = ((scores > own) | ((scores == own) & before)).sum(dim=1)
-    place = torch.where(own[:, 0] == -torch.inf, -1, place)
-    return torch.where(target < FIRST_INDEX, scores.shape[1], place)

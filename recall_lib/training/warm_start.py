@@ -11,9 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from fsspec.core import url_to_fs
 
@@ -21,6 +19,7 @@ from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.store.arrays import read_values
 from recall_lib.training.spec import FirstWeights, TrainSpec
 
 
@@ -61,24 +60,13 @@ def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: 
         feature: whose values.
         size: ids in the later one, 0 and 1 included; these two stay what they are.
     """
-    then, ours = _values(before, feature), _values(now, feature)
+    then, ours = read_values(before, feature), read_values(now, feature)
     place = pc.index_in(ours["value"], value_set=then["value"].combine_chunks())
     found = np.full(size, -1)
     found[:FIRST_INDEX] = np.arange(FIRST_INDEX)
     known = place.is_valid()
     found[ours["index"].filter(known).to_numpy()] = then["index"].take(place.drop_null()).to_numpy()
     return found
-
-
-def _values(files: Sequence[str], feature: str) -> pa.Table:
-    """index, value of a feature's known values."""
-    parts = []
-    for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            of_feature = [("feature", "==", feature), ("index", ">=", FIRST_INDEX)]
-            parts.append(pq.read_table(file, columns=["index", "value"], filters=of_feature))
-    return pa.concat_tables(parts)
 
 
 def _load(first: FirstWeights) -> YouTubeDNN:

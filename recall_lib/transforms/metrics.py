@@ -10,6 +10,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, LongType, StringType, StructField, StructType
 
+from recall_lib.transforms.accuracy import hit_rate, ndcg, ratio
+
 CUTOFFS = (10, 50, 200)
 EASE = "ease"
 RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn", EASE)
@@ -65,28 +67,22 @@ def list_counts(tally: DataFrame, items: DataFrame) -> dict[tuple[str, int], tup
 def summarise(ranks: Mapping[int, int], lists: Mapping[int, tuple[int, int, int]], items: int) -> dict[str, float | None]:
     """The metrics of one recommender; null where there is nothing to average.
 
-    A user has one target, so that recall@K is hr@K; ndcg@K is 1 / log2(1 + rank) within K; mrr sees the whole ranking.
+    A user has one target, so that recall@K is hr@K; mrr sees the whole ranking.
 
     Args:
         ranks: {rank: users}, 0 for a miss.
         lists: {K: what `list_counts` gives}.
         items: of the catalogue.
     """
-    users = sum(ranks.values())
     metrics: dict[str, float | None] = {}
     for k in CUTOFFS:
-        hits = {rank: n for rank, n in ranks.items() if 1 <= rank <= k}
         distinct, times, clicks = lists.get(k, (0, 0, 0))
-        metrics[f"hr@{k}"] = metrics[f"recall@{k}"] = _ratio(sum(hits.values()), users)
-        metrics[f"ndcg@{k}"] = _ratio(math.fsum(n / math.log2(1 + rank) for rank, n in hits.items()), users)
-        metrics[f"coverage@{k}"] = _ratio(distinct, items)
-        metrics[f"popularity@{k}"] = _ratio(clicks, times)
-    metrics["mrr"] = _ratio(math.fsum(n / rank for rank, n in ranks.items() if rank), users)
+        metrics[f"hr@{k}"] = metrics[f"recall@{k}"] = hit_rate(ranks, k)
+        metrics[f"ndcg@{k}"] = ndcg(ranks, k)
+        metrics[f"coverage@{k}"] = ratio(distinct, items)
+        metrics[f"popularity@{k}"] = ratio(clicks, times)
+    metrics["mrr"] = ratio(math.fsum(n / rank for rank, n in ranks.items() if rank), sum(ranks.values()))
     return metrics
-
-
-def _ratio(part: float, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def repeated_users(firsts: DataFrame, events: DataFrame) -> DataFrame:

@@ -74,6 +74,9 @@ def make_spec(train: list[SampleFile], validation: list[SampleFile], **settings:
     """A small model that learns in seconds; `training`, `model` and other fields can be overridden."""
     training = {"loss": "full_softmax", "batch_size": 64, "epochs": 4, "learning_rate": 0.02, "device": "cpu"}
     model = {"tower": (16, 8), "encoder": "mean", "embedding_std": 0.1}
+    if validation and "vocab_files" not in settings:
+        folder = Path(validation[0].url.removeprefix("file://")).parent / "vocab"
+        settings["vocab_files"] = write_vocab(folder, VALUES)
     return TrainSpec(
         features=FEATURES,
         samples=settings.pop("samples", SAMPLES),
@@ -92,7 +95,7 @@ def write_vocab(folder: Path, values: Vocabulary) -> tuple[str, ...]:
     rows = [{"feature": f, "index": 2 + n, "value": v, "count": 5} for f, own in values.items() for n, v in enumerate(own)]
     rows += [{"feature": "city", "index": 1, "value": None, "count": 3}]
     random.Random(3).shuffle(rows)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     kinds = {"feature": pa.string(), "index": pa.int32(), "value": pa.string(), "count": pa.int64()}
     for part in range(2):
         pq.write_table(pa.Table.from_pylist(rows[part::2], pa.schema(kinds.items())), folder / f"{part}.parquet")

@@ -214,7 +214,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, monkeypatch: pyte
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"hr@10": 1.0, "ndcg@10": next(values), "users": 1}
 
-    monkeypatch.setattr("recall_lib.training.loop.evaluate", fake)
+    monkeypatch.setattr("recall_lib.training.loop.validate", fake)
     facts = run(tmp_path / "out", files, training={"epochs": 5, "early_stopping": 2})
     assert facts["epochs"] == 4
     assert facts["validation"]["ndcg@10"] == 0.5
