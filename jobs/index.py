@@ -1,7 +1,8 @@
 """Item vectors -> index/dt: a FAISS index, the ids of its items, and the vectors as files for an online search.
 
-Without `index.factory` the index is the one of the fewest comparisons that keeps `index.recall_target` on a sample of the
-day's users; the manifest says which it is, the recall measured, and users/s of it and of the exact search.
+Without `index.factory` the index is the one of the fewest comparisons that keeps `index.recall_target` for a sample of the
+day's users. Their vectors are inferred here for this alone. The manifest says which index it is, the recall measured, and
+users/s of it and of the exact search.
 
 Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_index, item_id, id_rank), item_vectors.npy (row =
 item index), and for a search by cosine the same in both forms of SIMPLE-LSH, item_vectors_simple_lsh.npy (their own numbers)
@@ -9,16 +10,20 @@ and item_vectors_simple_lsh_unit.npy (of norm 1); the user side of both is [u/|u
 """
 
 import sys
+from functools import partial
 
 import numpy as np
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
+from recall_lib.day.inputs import listed_users, read_histories
 from recall_lib.day.job import main
+from recall_lib.inference.shipping import ship_published
+from recall_lib.inference.vectors import user_vectors
 from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.retrieval.tuning import build_by_promise, measure
+from recall_lib.spark.executors import map_batches
 from recall_lib.store import schemas
 from recall_lib.store.arrays import read_item_vectors
 
@@ -28,10 +33,10 @@ USERS, DRAWN = 2000, 4  # that an index is tried on; of whom so many times as ma
 def run(ctx: Context) -> None:
     """Publish index/dt."""
     settings, n = ctx.config.index, ctx.config.top_n.n
-    of_items, of_users = (ctx.serving.require(ctx.tables.get("vectors", ctx.dt, kind=kind)) for kind in ("item", "user"))
-    inputs = {"vectors/kind=item": of_items.digest, "vectors/kind=user": of_users.digest}
+    of_items = ctx.serving.require(ctx.tables.get("vectors", ctx.dt, kind="item"))
     item_ids, vectors = read_item_vectors(of_items.files)
-    users = sample_users(of_users.read(schemas.USER_VECTORS), ctx.config.seed, vectors.shape[1])
+    users, inputs = sample_users(ctx, vectors.shape[1])
+    inputs |= {"models": ctx.serving.model.digest, "vectors/kind=item": of_items.digest}
     if settings.factory:
         index = ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe)
         facts = {"factory": settings.factory, "nprobe": settings.nprobe} | measure(index, index.exact(), users, n)
@@ -48,15 +53,21 @@ def run(ctx: Context) -> None:
     )
 
 
-def sample_users(table: DataFrame, seed: int, width: int) -> np.ndarray:
-    """Different vectors of up to USERS users of schemas.USER_VECTORS, float32 [m, width], the same in every run.
+def sample_users(ctx: Context, width: int) -> tuple[np.ndarray, dict[str, str]]:
+    """Different vectors of up to USERS users, float32 [m, width], the same in every run, and the digests of the clicks.
 
     Users of whom the model knows nothing share one vector, and are not searched for.
     """
-    chosen = table.orderBy(F.xxhash64(F.lit(seed), F.lit("index"), "user_id"), "user_id").limit(DRAWN * USERS)
-    vectors = np.array([row["vector"] for row in chosen.collect()], np.float32).reshape(-1, width)
+    in_order = listed_users(ctx).orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id")
+    drawn = in_order.limit(DRAWN * USERS).collect()
+    # Without the hint Spark, which does not know how few they are, would shuffle all clicks to join them.
+    histories, inputs = read_histories(ctx, F.broadcast(ctx.spark.createDataFrame(drawn, in_order.schema)))
+    model = ship_published(ctx.spark, ctx.serving.model)
+    found = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS).collect()
+    vector = {row["user_id"]: row["vector"] for row in found}
+    vectors = np.array([vector[user] for (user,) in drawn], np.float32).reshape(-1, width)
     _, first = np.unique(vectors, axis=0, return_index=True)
-    return vectors[np.sort(first)[:USERS]]
+    return vectors[np.sort(first)[:USERS]], inputs
 
 
 if __name__ == "__main__":

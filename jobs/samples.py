@@ -45,7 +45,7 @@ def run(ctx: Context) -> None:
     facts = {"target_days": config.target_days(ctx.dt)}
     with ctx.tables.publishing("samples", ctx.dt, split=splits, inputs=inputs, facts=facts) as staged:
         written = transform.split_samples(clicks, partitions, recipe, staged.address)
-        staged.keep(written, schemas.runs(config.features))
+        staged.keep(written.collect(), schemas.runs(config.features))
     _say(ctx, staged)
     if by_day and ctx.tables.find("events", ctx.dt):
         publish_test_of_day(ctx)

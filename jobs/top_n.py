@@ -1,10 +1,12 @@
-"""Histories, model and index -> top_n/dt: the N best items of every user, best first.
+"""Histories, model and index -> vectors/dt/kind=user and top_n/dt: every user's vector, and its N best items, best first.
 
-With `top_n.user_id_only` also top_n_user_id/dt, the lists that the user id alone gives.
+With `top_n.user_id_only` also top_n_user_id/dt, the lists that the user id alone gives. All are written in one pass over the
+users; the vectors are swapped in first.
 """
 
 import sys
 import tempfile
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +15,10 @@ import numpy.typing as npt
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import count_users, read_allowed_items, read_histories
+from recall_lib.day.inputs import listed_users, read_allowed_items, read_histories
 from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_folder, ship_published
-from recall_lib.inference.top_n import save_recommendable, write_top_n
+from recall_lib.inference.top_n import TOP_N, TOP_N_USER_ID, VECTORS, save_recommendable, write_pass
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import FIRST_INDEX
 from recall_lib.spark.executors import map_batches
@@ -27,27 +29,44 @@ from recall_lib.transforms.vocab import known_items
 
 
 def run(ctx: Context) -> None:
-    """Publish top_n/dt, and top_n_user_id/dt where it is asked for."""
+    """Publish vectors/dt for kind=user, top_n/dt, and top_n_user_id/dt where it is asked for."""
     settings, serving = ctx.config.top_n, ctx.serving
     published_index = serving.require(ctx.tables.get("index", ctx.dt))
-    allowed, lists = read_allowed_items(ctx)
+    allowed, made_from = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
     histories, inputs = read_histories(ctx)
-    inputs |= lists | {"models": model.digest, "index": index.digest, "popular": popular}
-    facts = serving.stamp | {"users_in": count_users(ctx)}
-    with tempfile.TemporaryDirectory() as folder:
-        save_recommendable(Path(folder), allowed, clicks)
-        items = ship_folder(ctx.spark, Path(folder), f"recommendable-{ctx.run_id}")
-        write = partial(
-            write_top_n, model=model, index=index, recommendable=items, n=settings.n, filter_seen=settings.filter_seen
+    inputs["models"] = model.digest
+    made_from |= inputs | {"index": index.digest, "popular": popular}
+    # Counted apart from the work on them: the audits compare the two.
+    facts = serving.stamp | {"users_in": listed_users(ctx).count()}
+    tables = [TOP_N, TOP_N_USER_ID] if settings.user_id_only else [TOP_N]
+    with ExitStack() as stack:
+        # The blocks end in the reverse order: the vectors are swapped in first, then top_n.
+        staged = {
+            table: stack.enter_context(ctx.tables.publishing(table, ctx.dt, inputs=made_from, facts=facts))
+            for table in reversed(tables)
+        }
+        staged[VECTORS] = stack.enter_context(
+            ctx.tables.publishing(VECTORS, ctx.dt, inputs=inputs, facts=serving.stamp, kind="user")
         )
-        for dataset in ["top_n", "top_n_user_id"] if settings.user_id_only else ["top_n"]:
-            with ctx.tables.publishing(dataset, ctx.dt, inputs=inputs, facts=facts) as staged:
-                write_here = partial(write, folder=staged.address, user_id_only=dataset == "top_n_user_id")
-                staged.keep(map_batches(histories, write_here, WRITTEN), schemas.TOP_N)
-            users = staged.publication.manifest["rows"]
-            ctx.say(f"{dataset}: {users} users, up to {settings.n} of {allowed.sum()} items each")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        save_recommendable(folder, allowed, clicks)
+        work = partial(
+            write_pass,
+            folders={table: one.address for table, one in staged.items()},
+            model=model,
+            index=index,
+            recommendable=ship_folder(ctx.spark, folder, f"recommendable-{ctx.run_id}"),
+            n=settings.n,
+            filter_seen=settings.filter_seen,
+        )
+        written = map_batches(histories, work, WRITTEN).collect()
+        for table, one in staged.items():
+            one.keep(written, schemas.USER_VECTORS if table == VECTORS else schemas.TOP_N)
+    for table in tables:
+        users = staged[table].publication.manifest["rows"]
+        ctx.say(f"{table}: {users} users, up to {settings.n} of {allowed.sum()} items each")
 
 
 def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:

@@ -1,4 +1,7 @@
-"""Model -> vectors/dt: one vector for every item and every user, whose inner product is the score."""
+"""Model -> vectors/dt/kind=item: one vector for every item, whose inner product with a user's is the score.
+
+Those of the users, kind=user, are written by the job top_n, in the pass that also searches with them.
+"""
 
 import sys
 from functools import partial
@@ -6,10 +9,10 @@ from functools import partial
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import read_histories, with_priors
+from recall_lib.day.inputs import with_priors
 from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_published
-from recall_lib.inference.vectors import item_vectors, user_vectors
+from recall_lib.inference.vectors import item_vectors
 from recall_lib.spark.executors import map_batches
 from recall_lib.store import schemas
 from recall_lib.store.serving import items_of_vocab
@@ -17,7 +20,7 @@ from recall_lib.transforms.vocab import known_items
 
 
 def run(ctx: Context) -> None:
-    """Publish vectors/dt for kind=item and kind=user."""
+    """Publish vectors/dt for kind=item."""
     serving, features = ctx.serving, ctx.config.features
     model = ship_published(ctx.spark, serving.model)
     made_from = {"vocab": serving.vocab.digest, "models": model.digest}
@@ -29,15 +32,11 @@ def run(ctx: Context) -> None:
         items = with_priors(items, table.read(schemas.items(features)), vocab.read(schemas.VOCAB))
     else:
         items = items.withColumn("prior", F.lit(0.0))
-    with ctx.tables.publishing("vectors", ctx.dt, inputs=made_from, facts=serving.stamp, kind="item") as of_items:
+    with ctx.tables.publishing("vectors", ctx.dt, inputs=made_from, facts=serving.stamp, kind="item") as staged:
         items = items.repartitionByRange(ctx.config.spark.partitions, "item_index")
         vectors = map_batches(items, partial(item_vectors, model=model), schemas.ITEM_VECTORS)
-        of_items.write(vectors, schemas.ITEM_VECTORS)
-    histories, inputs = read_histories(ctx)
-    with ctx.tables.publishing("vectors", ctx.dt, inputs=inputs | made_from, facts=serving.stamp, kind="user") as of_users:
-        vectors = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS)
-        of_users.write(vectors, schemas.USER_VECTORS)
-    ctx.say(f"{of_items.publication.manifest['rows']} items, {of_users.publication.manifest['rows']} users")
+        staged.write(vectors, schemas.ITEM_VECTORS)
+    ctx.say(f"{staged.publication.manifest['rows']} items")
 
 
 if __name__ == "__main__":

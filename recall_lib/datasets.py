@@ -7,7 +7,7 @@ report's list are read from these rows, and a test compares the DAG with them. A
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class Dataset:
         columns: the name of its Parquet files' schema in store/schemas.py; empty: it has other files.
         key: the name of its further key; empty: a day is one publication.
         values: of the further key.
+        by_other_jobs: the values that another job makes, and that job.
         user_column: where a user's id is; empty: no user is in it, or none can be taken out.
         asked_for: whether a day must have it.
         may_lack: the values of the further key that a day may lack.
@@ -45,6 +46,7 @@ class Dataset:
     columns: str = ""
     key: str = ""
     values: tuple[str, ...] = ()
+    by_other_jobs: Mapping[str, str] = field(default_factory=dict)
     user_column: str = ""
     asked_for: Callable[[Config], bool] = lambda _: True
     may_lack: Callable[[Config], tuple[str, ...]] = lambda _: ()
@@ -53,10 +55,14 @@ class Dataset:
         """The further keys of each publication of a day."""
         return [{self.key: value} for value in self.values] or [{}]
 
-    def required(self, config: Config) -> list[str]:
-        """The names of the publications that a day must have."""
+    def job_of(self, keys: Mapping[str, str]) -> str:
+        """The job that makes the publications with these further keys."""
+        return self.by_other_jobs.get(keys.get(self.key, ""), self.job)
+
+    def required(self, config: Config, job: str) -> list[str]:
+        """The names of the publications that a job must make for a day."""
         optional = self.may_lack(config)
-        parts = [part for part in self.parts() if part.get(self.key) not in optional]
+        parts = [part for part in self.parts() if self.job_of(part) == job and part.get(self.key) not in optional]
         return [name_of(self.name, part) for part in parts] if self.asked_for(config) else []
 
 
@@ -143,14 +149,20 @@ _ROWS = (
     Dataset(
         name="vectors",
         job="vectors",
-        inputs=("events", "vocab", "models", "items"),
+        inputs=("vocab", "models", "items"),
         settings=("input.users",),
         columns="VECTORS",
         key="kind",
         values=("item", "user"),
+        by_other_jobs={"user": "top_n"},  # in the pass that also writes the lists
         user_column="user_id",
     ),
-    Dataset(name="index", job="index", inputs=("vectors",), settings=("index", "top_n.n", "seed")),
+    Dataset(
+        name="index",
+        job="index",
+        inputs=("events", "vocab", "models", "vectors"),
+        settings=("index", "top_n.n", "seed", "input.users"),
+    ),
     Dataset(
         name="popular",
         job="popular",
@@ -198,6 +210,12 @@ def name_of(dataset: str, keys: Mapping[str, str]) -> str:
     return "/".join([dataset, *(f"{key}={value}" for key, value in keys.items())])
 
 
+def job_of(name: str) -> str:
+    """The job that makes the publication of this name."""
+    dataset, *keys = name.split("/")
+    return DATASETS[dataset].job_of(dict(key.split("=") for key in keys))
+
+
 def inputs_of(name: str) -> set[str]:
     """The datasets that one is made from directly."""
     inputs = DATASETS[name].inputs
@@ -229,7 +247,7 @@ def jobs() -> list[str]:
 def required(config: Config) -> dict[str, tuple[str, ...]]:
     """The names of the publications that a day must have, by job, in the order of the pipeline."""
     rows = list(in_order())
-    return {job: tuple(name for row in rows if row.job == job for name in row.required(config)) for job in jobs()}
+    return {job: tuple(name for row in rows for name in row.required(config, job)) for job in jobs()}
 
 
 def other_settings(name: str, then: Mapping[str, Any], config: Config, *, only: tuple[str, ...] = ()) -> list[str]:

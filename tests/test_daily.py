@@ -104,7 +104,7 @@ def test_a_day_whose_model_is_not_promoted(
     """Everything of the day is made with the model, the vocabulary and the ids of the one before; users are the day's."""
     file = tmp_path / "config.yaml"
     events.run(Context(config, DAYS[0], "test"), backfill=True)
-    run_jobs(config, DAYS[0], "vocab", "items", "samples", "train", "vectors")
+    run_jobs(config, DAYS[0], "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n")
     worse = changed(file, "training.max_hr_drop=0.1", "training.epochs=1")
     measured(config, 1.0)
     capsys.readouterr()

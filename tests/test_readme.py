@@ -5,7 +5,7 @@ import yaml
 
 from recall_lib.commands.cli import JOBS
 from recall_lib.config import Config, Features
-from recall_lib.datasets import DATASETS, EVERYTHING
+from recall_lib.datasets import DATASETS, EVERYTHING, name_of
 from recall_lib.store import schemas
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +38,10 @@ def test_every_job_and_every_column_is_named():
 
 def test_every_job_names_what_it_reads_and_writes():
     section = README.split("## Jobs")[1].split("\n## ")[0]
-    for row in DATASETS.values():
-        (line,) = [line for line in section.splitlines() if line.startswith(f"| `{row.job}` |")]
+    for row, part in ((dataset, keys) for dataset in DATASETS.values() for keys in dataset.parts()):
+        (line,) = [line for line in section.splitlines() if line.startswith(f"| `{row.job_of(part)}` |")]
         _, _, reads, writes, *_ = line.split("|")
-        assert f"`{row.name}`" in writes
-        if row.inputs != EVERYTHING:
+        name = name_of(row.name, part) if row.by_other_jobs else row.name
+        assert f"`{name}`" in writes
+        if row.inputs != EVERYTHING and row.job_of(part) == row.job:
             assert set(row.inputs) <= set(re.findall(r"\w+", reads)), row.name

@@ -226,8 +226,8 @@ def facts(tables: Tables, dt: str, manifests: Manifests) -> tuple[str, str, str,
     validation = model.get("validation") or {}
     took: dict[str, float] = {}
     for name, manifest in manifests.items():
-        # The splits are written in one pass, and each has the seconds of all; events may have been for other days too.
-        job = "samples" if name.startswith("samples/") else name
+        # What a job writes in one pass has the seconds of all each; events may have been for other days too.
+        job = datasets.job_of(name)
         took[job] = max(took.get(job, 0.0), manifest["seconds"] if job != "events" else 0.0)
     seconds = f"{sum(took.values()):.1f}"
     return model.get("version", "-")[:12], figure(validation.get("ndcg@10")), hit_rate(tables, dt, manifests), seconds

@@ -27,19 +27,22 @@ from recall_lib.transforms.metrics import repeated_users
 from recall_lib.transforms.vocab import encode, known_items
 
 
-def read_histories(ctx: Context) -> tuple[DataFrame, dict[str, str]]:
-    """One row a user that gets a top-N (schemas.runs), from the clicks before dt, and the inputs' digests.
+def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
+    """One row a user (schemas.runs), from the clicks before dt, and the inputs' digests.
 
-    The users are those of the events, or of `input.users`; one without clicks has an empty history and unknown features.
+    Args:
+        ctx: of the day.
+        users: some of `listed_users`; None: all of them. One without clicks has an empty history and unknown features.
     """
     config = ctx.config
     events, inputs = ctx.history()
     vocab = ctx.serving.vocab
     inputs["vocab"] = vocab.digest
-    if config.input.users:
-        wanted = _wanted_users(ctx)
+    if users is None and config.input.users:
+        users = listed_users(ctx)
+    if users is not None:
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
-        events = events.join(wanted, "user_id", "left_semi").unionByName(wanted, allowMissingColumns=True)
+        events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
@@ -94,16 +97,12 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
     return allowed, inputs
 
 
-def count_users(ctx: Context) -> int:
-    """How many users get a top-N, counted apart from the work on them."""
-    users = _wanted_users(ctx) if ctx.config.input.users else ctx.history()[0].select("user_id").distinct()
-    return users.count()
-
-
-def _wanted_users(ctx: Context) -> DataFrame:
-    """The user ids of `input.users`, each once."""
+def listed_users(ctx: Context) -> DataFrame:
+    """The ids of the users that get a top-N, each once: those of `input.users`, or else of the events."""
     settings = ctx.config.input
-    return _read_ids(ctx, settings.users or "", settings.columns.user_id, "input.users").toDF("user_id")
+    if settings.users:
+        return _read_ids(ctx, settings.users, settings.columns.user_id, "input.users").toDF("user_id")
+    return ctx.history()[0].select("user_id").distinct()
 
 
 def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:

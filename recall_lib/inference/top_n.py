@@ -1,8 +1,8 @@
-"""The top-N of each user: infer, search, map back to raw ids (SPEC 5.4, 6)."""
+"""The one pass over users: infer each one's vector, search its top-N, map back to raw ids (SPEC 5.1, 5.4, 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index, load_model, task_cpus
-from recall_lib.inference.vectors import blocks, infer, read_windows, user_id_alone
+from recall_lib.inference.vectors import Floats, blocks, infer, read_windows, user_id_alone, vectors_of_users
 from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
 from recall_lib.samples.ragged import Ragged
 from recall_lib.spark.writing import write_files
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 MODEL, POPULAR = "model", "popular"  # where a list comes from
+VECTORS, TOP_N, TOP_N_USER_ID = "vectors", "top_n", "top_n_user_id"  # the tables of the pass
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,22 @@ class Recommendable:
     popular: MostClicked
     clicks: Ints
     place: Ints
+
+    def lists(self, users: Floats, known: Bools, n: int, seen: Ragged) -> dict[str, pa.Array]:
+        """Columns `items` and `source` of schemas.TOP_N.
+
+        Args:
+            users: vectors, [B, d].
+            known: whether the model knows anything of each user, [B]; the others get the most clicked items.
+            n: items a user.
+            seen: items that each user does not get, numbered as here.
+        """
+        found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)
+        found[known], scores[known] = self.items.search(users[known], n, _rows(seen, known))
+        found[~known] = self.popular.search(n, _rows(seen, ~known))
+        scores[~known] = self.clicks[found[~known]]
+        items = scored_items(found, scores, self.items.item_ids)
+        return {"items": items, "source": pa.array(np.where(known, MODEL, POPULAR))}
 
     def of_seen(self, seen: Ragged) -> Ragged:
         """Lists of items of the vocabulary (ascending) as lists of those that are here."""
@@ -71,7 +88,7 @@ def load_recommendable(index: Shipped, recommendable: Shipped) -> Recommendable:
     return Recommendable(items, MostClicked(clicks, items.id_rank), clicks, place)
 
 
-def top_n(
+def infer_and_search(
     batches: Iterable[pa.RecordBatch],
     *,
     model: Shipped,
@@ -80,10 +97,11 @@ def top_n(
     n: int,
     filter_seen: bool,
     user_id_only: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    """Rows of runs (one target a row, with `seen`) -> rows of schemas.TOP_N, one a user, in the rows' order.
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Rows of runs (one target a row, with `seen`) -> (table, its rows), one a user in each table, in the rows' order.
 
-    Users without history or, with `user_id_only`, of an id that the model does not know get the most clicked items.
+    VECTORS has schemas.USER_VECTORS, the others have schemas.TOP_N. Users without history or, in TOP_N_USER_ID, of an id that
+    the model does not know get the most clicked items.
 
     Args:
         batches: users' histories.
@@ -92,36 +110,30 @@ def top_n(
         recommendable: which of them may be recommended, and their clicks.
         n: items a user; fewer where these items end.
         filter_seen: leave out what the user has clicked.
-        user_id_only: look at nothing but the user id.
+        user_id_only: also TOP_N_USER_ID, for which nothing but the user id is looked at.
     """
     from recall_lib.retrieval.index import nothing_seen
 
     towers, meta = load_model(model)
     ours = load_recommendable(index, recommendable)
     for rows in blocks(batches, meta["samples"]["window_size"], n):
-        windows = read_windows(rows, meta)
-        if user_id_only:
-            windows, known = user_id_alone(windows), windows.user["user_id"] != UNKNOWN
-        else:
-            known = windows.history.lengths > 0
+        windows, users = read_windows(rows, meta), {"user_id": rows.column("user_id")}
+        version = {"model_version": pa.array([meta["version"]] * rows.num_rows)}
         seen = ours.of_seen(Ragged.from_arrow(rows.column("seen"))) if filter_seen else nothing_seen(rows.num_rows)
-        found, scores = np.zeros((rows.num_rows, n), np.int64), np.zeros((rows.num_rows, n), np.float32)
-        found[known], scores[known] = ours.items.search(infer(towers, windows)[known], n, _rows(seen, known))
-        found[~known] = ours.popular.search(n, _rows(seen, ~known))
-        scores[~known] = ours.clicks[found[~known]]
-        yield pa.RecordBatch.from_pydict(
-            {
-                "user_id": rows.column("user_id"),
-                "items": scored_items(found, scores, ours.items.item_ids),
-                "source": pa.array(np.where(known, MODEL, POPULAR)),
-                "model_version": pa.array([meta["version"]] * rows.num_rows),
-            }
-        )
+        vectors = infer(towers, windows)
+        yield VECTORS, vectors_of_users(rows, vectors)
+        lists = ours.lists(vectors, windows.history.lengths > 0, n, seen)
+        yield TOP_N, pa.RecordBatch.from_pydict(users | lists | version)
+        if user_id_only:
+            vectors = infer(towers, user_id_alone(windows))
+            lists = ours.lists(vectors, windows.user["user_id"] != UNKNOWN, n, seen)
+            yield TOP_N_USER_ID, pa.RecordBatch.from_pydict(users | lists | version)
 
 
-def write_top_n(batches: Iterable[pa.RecordBatch], *, folder: str, **settings: Any) -> Iterator[pa.RecordBatch]:
-    """`top_n`, written to a file below a folder by the executor itself, not by way of Spark's rows."""
-    return write_files(top_n(batches, **settings), folder)
+def write_pass(batches: Iterable[pa.RecordBatch], *, folders: Mapping[str, str], **settings: Any) -> Iterator[pa.RecordBatch]:
+    """`infer_and_search`, written by the executor itself to a file in each table's folder, not by way of Spark's rows."""
+    found = infer_and_search(batches, user_id_only=TOP_N_USER_ID in folders, **settings)
+    return write_files((folders[table], rows) for table, rows in found)
 
 
 def _rows(lists: Ragged, chosen: Bools) -> Ragged:

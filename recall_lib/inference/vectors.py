@@ -26,8 +26,12 @@ def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
     """Rows of runs with one target each -> user_id, vector."""
     towers, meta = load_model(model)
     for rows in blocks(batches, meta["samples"]["window_size"]):
-        vectors = infer(towers, read_windows(rows, meta))
-        yield pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
+        yield vectors_of_users(rows, infer(towers, read_windows(rows, meta)))
+
+
+def vectors_of_users(rows: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
+    """schemas.USER_VECTORS of the users of some rows, [n], and their vectors, [n, d]."""
+    return pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
 
 
 def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:

@@ -13,43 +13,34 @@ from fsspec.core import url_to_fs
 from pyspark import TaskContext
 from pyspark.sql.types import StringType, StructField, StructType
 
-# A file that a task has finished, by its path below the folder.
-WRITTEN = StructType([StructField("path", StringType())])
+# The address of a file that a task has finished.
+WRITTEN = StructType([StructField("address", StringType())])
 
 
-def write_files(batches: Iterable[pa.RecordBatch], folder: str) -> Iterator[pa.RecordBatch]:
-    """Write batches to one file, a row group each; see `write_splits`."""
-    return write_splits((("", batch) for batch in batches), folder)
-
-
-def write_splits(batches: Iterable[tuple[str, pa.RecordBatch]], folder: str) -> Iterator[pa.RecordBatch]:
-    """Write each split's batches to a file of its own in `split=<split>/`, a row group each.
+def write_files(batches: Iterable[tuple[str, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+    """Write the batches of each folder to one file there, a row group each.
 
     A task that is run again, now or in a later run, writes files of other names: whoever reads by the names of a manifest that
     has been replaced misses a file, and never reads another version's. Those of the attempt that Spark counts are yielded.
 
     Args:
-        batches: (split, rows); split "": the file lies in the folder itself.
-        folder: an address that every executor can write to, with a folder a split. None is made here: of a job that failed,
-            Python workers go on for a while, and must not bring back what was cleared away.
+        batches: (folder, rows); the folder is an address that every executor can write to. None is made here: of a job that
+            failed, Python workers go on for a while, and must not bring back what was cleared away.
 
     Yields:
         WRITTEN.
     """
     task = TaskContext.get()
     assert task is not None, "runs in a Spark task"
-    fs, root = url_to_fs(folder)
     name = f"part-{task.partitionId():05}-{uuid.uuid4().hex}.parquet"
-    paths: dict[str, str] = {}
     writers: dict[str, pq.ParquetWriter] = {}
     with ExitStack() as stack:
-        for split, batch in batches:
-            if split not in writers:
-                paths[split] = f"split={split}/{name}" if split else name
-                file = stack.enter_context(fs.open(f"{root}/{paths[split]}", "wb"))
-                writers[split] = stack.enter_context(_writer(file, batch.schema))
-            writers[split].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
-    yield pa.RecordBatch.from_pydict({"path": pa.array(paths.values(), pa.string())})
+        for folder, batch in batches:
+            if folder not in writers:
+                fs, path = url_to_fs(f"{folder}/{name}")
+                writers[folder] = stack.enter_context(_writer(stack.enter_context(fs.open(path, "wb")), batch.schema))
+            writers[folder].write_table(pa.Table.from_batches([batch]), row_group_size=max(batch.num_rows, 1))
+    yield pa.RecordBatch.from_pydict({"address": pa.array([f"{folder}/{name}" for folder in writers], pa.string())})
 
 
 def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:

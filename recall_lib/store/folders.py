@@ -76,7 +76,7 @@ class Folders:
         if found is None:
             raise DataRefused(
                 f"{name_of(dataset, {'dt': dt, **keys})} is not published under {self.root}: "
-                f"run `recall {DATASETS[dataset].job} --dt {dt}`"
+                f"run `recall {DATASETS[dataset].job_of(keys)} --dt {dt}`"
             )
         return found
 

@@ -7,7 +7,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib import __version__
@@ -108,16 +108,16 @@ class Staged:
         (writer.partitionBy(self._by) if self._by else writer).parquet(self.address)
         self._digest(schema)
 
-    def keep(self, written: DataFrame, schema: StructType) -> None:
-        """Publish the files that tasks write below `address`.
+    def keep(self, written: Iterable[Row], schema: StructType) -> None:
+        """Publish the files that tasks have written below `address`.
 
         Args:
-            written: writing.WRITTEN; the tasks write when its rows are asked for.
+            written: the collected rows of writing.WRITTEN; those of files elsewhere do not matter here.
             schema: of the files.
         """
-        kept = {f"{self.path}/{path}" for (path,) in written.collect()}
+        kept = {address for (address,) in written}
         for path in self._folders.fs.find(self.path):
-            if path not in kept:  # of an attempt that failed or came second
+            if self._folders.uri(path) not in kept:  # of an attempt that failed or came second
                 self._folders.fs.rm(path)
         self._digest(schema)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from recall_lib.datasets import DATASETS
 from recall_lib.process.errors import DataRefused
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Serving:
         if other:
             raise DataRefused(
                 f"{publication.dataset}/dt={publication.dt} was made with another {' and '.join(other)}: "
-                f"run `recall {publication.dataset} --dt {publication.dt}`"
+                f"run `recall {DATASETS[publication.dataset].job_of(publication.keys)} --dt {publication.dt}`"
             )
         return publication
 

@@ -61,7 +61,7 @@ class Tables(Folders):
         if changed:
             raise DataRefused(
                 f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: take those again, or run "
-                f"`recall {DATASETS[dataset].job} --dt {dt}` and what follows it with these"
+                f"`recall {DATASETS[dataset].job_of(keys)} --dt {dt}` and what follows it with these"
             )
         return found
 

@@ -13,7 +13,7 @@ from recall_lib.config import Features, Samples
 from recall_lib.samples import build
 from recall_lib.samples.build import Recipe
 from recall_lib.spark.grouping import map_users
-from recall_lib.spark.writing import WRITTEN, write_splits
+from recall_lib.spark.writing import WRITTEN, write_files
 from recall_lib.store import schemas
 
 
@@ -47,7 +47,7 @@ def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: st
     """
 
     def write(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        return write_splits(build.split_samples(table, recipe), folder)
+        return write_files((f"{folder}/split={split}", rows) for split, rows in build.split_samples(table, recipe))
 
     return map_users(clicks, partitions, write, WRITTEN)
 

@@ -178,7 +178,7 @@ def top_n_of(users: DataFrame, index: Shipped, n: int, folder: Path) -> Path:
 
 def write(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int, folder: str) -> Iterator[pa.RecordBatch]:
     """user_id, vector -> files of user_id, items, as inference.top_n does it."""
-    return write_files(search(batches, index=index, n=n), folder)
+    return write_files((folder, rows) for rows in search(batches, index=index, n=n))
 
 
 def search(batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int) -> Iterator[pa.RecordBatch]:

@@ -126,7 +126,8 @@ def test_publications_are_in_the_order_of_the_pipeline() -> None:
     order += ["metrics", "report"]
     assert [stage.__name__ for stage in pipeline.STAGES] == [f"jobs.{job}" for job in order]
     assert list(datasets.required(Config())) == order
-    assert "top_n_user_id" not in datasets.required(Config())["top_n"]
+    assert datasets.required(Config())["vectors"] == ("vectors/kind=item",)
+    assert datasets.required(Config())["top_n"] == ("vectors/kind=user", "top_n")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from jobs.top_n import read_popular
 from recall_lib.config import TopN
 from recall_lib.day.inputs import read_allowed_items, read_histories
 from recall_lib.inference.shipping import Shipped, load_model
-from recall_lib.inference.top_n import save_recommendable, top_n
+from recall_lib.inference.top_n import TOP_N, TOP_N_USER_ID, VECTORS, infer_and_search, save_recommendable
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.model import checkpoint
 from recall_lib.process.errors import DataRefused
@@ -72,6 +72,11 @@ def assert_lists(ctx, allowed):
 def test_top_n_against_the_definition(prepared):
     ctx = prepared()
     assert len(assert_lists(ctx, vocabulary())["heavy"]) == 2
+
+
+def rows_of(table, batches, **search):
+    """What the pass over users yields for one of its tables."""
+    return pa.Table.from_batches(rows for name, rows in infer_and_search(batches, **search) if name == table).to_pylist()
 
 
 def write_list(ctx, name, items):
@@ -133,10 +138,10 @@ def test_an_unknown_id_with_a_long_history_still_gets_a_whole_list(prepared, tmp
     }
     batch = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
     recommendable = Shipped(str(tmp_path), "these")
-    found = top_n([batch], **search, recommendable=recommendable, n=7, filter_seen=True, user_id_only=True)
+    search |= {"recommendable": recommendable, "n": 7, "filter_seen": True, "user_id_only": True}
     names = {row["item_index"]: row["item_id"] for row in known_items(read_vocab(ctx)).collect()}
     rest = {names[item] for item in np.flatnonzero(allowed)}
-    for row in pa.Table.from_batches(found).to_pylist():
+    for row in rows_of(TOP_N_USER_ID, [batch], **search):
         expected = by_clicks(rest - set(clicks_by_user()[row["user_id"]]))[:7]
         assert [item["item_id"] for item in row["items"]] == expected
         assert [item["score"] for item in row["items"]] == [vocabulary()[item] for item in expected]
@@ -167,12 +172,15 @@ def test_user_vectors_see_the_last_window(prepared):
 
 def test_any_partitioning_gives_the_same_rows(prepared):
     ctx = prepared()
-    digests = [ctx.tables.get("top_n", DT).manifest["digest"]]
+    digests = [digests_of_the_pass(ctx)]
     for partitions in (1, 5):
-        spark = ctx.config.spark.model_copy(update={"partitions": partitions})
-        run_job(replace(ctx, config=ctx.config.model_copy(update={"spark": spark})), "top_n")
-        digests.append(ctx.tables.get("top_n", DT).manifest["digest"])
-    assert len(set(digests)) == 1
+        run_job(prepared_with(ctx, partitions), "top_n")
+        digests.append(digests_of_the_pass(ctx))
+    assert digests == digests[:1] * 3
+
+
+def digests_of_the_pass(ctx):
+    return [ctx.tables.get(name, DT, **keys).digest for name, keys in (("vectors", {"kind": "user"}), ("top_n", {}))]
 
 
 def test_the_user_id_alone(prepared):
@@ -231,11 +239,13 @@ def test_plain_iterators_of_batches(prepared, tmp_path):
     save_recommendable(tmp_path, np.arange(32) > 1, np.arange(32))
     recommendable = Shipped(str(tmp_path), "all")
     search = {"model": model, "index": index, "recommendable": recommendable, "n": 5, "filter_seen": True}
-    expected = pa.Table.from_batches(top_n([whole], **search)).to_pylist()
     cut = [whole.slice(start, 4) for start in range(0, whole.num_rows, 4)]
-    assert pa.Table.from_batches(top_n(iter(cut), **search)).to_pylist() == expected
-    assert [row["user_id"] for row in expected] == pandas["user_id"].tolist()
-    assert len(list(user_vectors(cut, model=model))) == len(cut)
+    for table in (VECTORS, TOP_N, TOP_N_USER_ID):
+        expected = rows_of(table, [whole], **search, user_id_only=True)
+        assert rows_of(table, iter(cut), **search, user_id_only=True) == expected
+        assert [row["user_id"] for row in expected] == pandas["user_id"].tolist()
+    assert {table for table, _ in infer_and_search(cut, **search)} == {VECTORS, TOP_N}
+    assert pa.Table.from_batches(user_vectors(cut, model=model)).to_pylist() == rows_of(VECTORS, [whole], **search)
 
 
 def test_a_reused_worker_loads_the_new_model(prepared):

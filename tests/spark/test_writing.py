@@ -10,7 +10,7 @@ from pyspark import TaskContext
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from recall_lib.spark.grouping import map_users, partitions_for
-from recall_lib.spark.writing import WRITTEN, write_files, write_splits
+from recall_lib.spark.writing import WRITTEN, write_files
 from recall_lib.store.digests import content_digests
 from recall_lib.store.tables import Tables
 
@@ -32,11 +32,11 @@ def write(table, folder, fail=False):
             own = table.filter(pa.compute.equal(table.column("user_id"), user))
             for split, rest in (("even", 0), ("odd", 1)):
                 part = own.filter(pa.compute.equal(pa.compute.bit_wise_and(own.column("n"), 1), rest))
-                yield split, part.combine_chunks().to_batches()[0]
+                yield f"{folder}/split={split}", part.combine_chunks().to_batches()[0]
             if fail and not TaskContext.get().partitionId():
                 raise ValueError("boom")
 
-    return write_splits(batches(), folder)
+    return write_files(batches())
 
 
 def writer(spark, folder, **settings):
@@ -50,7 +50,7 @@ def tables(make_config, spark):
 
 def test_each_split_is_a_publication_with_a_file_a_partition_and_a_row_group_a_batch(tables, spark):
     with tables.publishing("samples", DT, split=["even", "odd", "none"], inputs={"x": "y"}) as staged:
-        staged.keep(writer(spark, staged.address), SCHEMA)
+        staged.keep(writer(spark, staged.address).collect(), SCHEMA)
     even, odd, none = (split.manifest for split in staged.published)
     assert (even["rows"], odd["rows"], none["rows"]) == (144, 143, 0)
     assert none["files"] == []
@@ -66,14 +66,40 @@ def test_files_of_attempts_that_do_not_count_are_not_published(tables, spark):
         written = writer(spark, staged.address)
         lost = f"{staged.path}/split=even/part-00001-999.parquet"
         pq.write_table(pa.table({"user_id": ["lost"], "n": [1]}), lost)
-        staged.keep(written, SCHEMA)
+        staged.keep(written.collect(), SCHEMA)
     assert staged.published[0].manifest["rows"] == 144
     assert tables.get("samples", DT, split="even").read(SCHEMA).where("user_id = 'lost'").count() == 0
 
 
+def test_one_pass_writes_several_publications(tables, spark):
+    """Each keeps its own files alone, and loses those of attempts that do not count."""
+    with (
+        tables.publishing("samples", DT, split=["even"], inputs={"x": "y"}) as some,
+        tables.publishing("vectors", DT, kind="user") as others,
+    ):
+        work = partial(write_to_both, even=f"{some.address}/split=even", odd=others.address)
+        written = map_users(rows(spark), 3, work, WRITTEN).collect()
+        pq.write_table(pa.table({"user_id": ["lost"], "n": [1]}), f"{others.path}/part-00001-999.parquet")
+        for staged in (some, others):
+            staged.keep(written, SCHEMA)
+    found = [tables.get("samples", DT, split="even"), tables.get("vectors", DT, kind="user")]
+    for rest, publication in enumerate(found):
+        assert content_digests(publication.read(SCHEMA)) == content_digests(rows(spark).where(f"n % 2 = {rest}"))
+        assert len(publication.files) == 3
+    assert [publication.inputs for publication in found] == [{"x": "y"}, {}]
+
+
+def write_to_both(table, even, odd):
+    rest = pa.compute.bit_wise_and(table.column("n"), 1)
+    return write_files(
+        (folder, table.filter(pa.compute.equal(rest, value)).combine_chunks().to_batches()[0])
+        for value, folder in ((0, even), (1, odd))
+    )
+
+
 def test_a_failed_task_publishes_nothing(tables, spark):
     with pytest.raises(Exception, match="boom"), tables.publishing("samples", DT, split=["even", "odd"]) as staged:
-        staged.keep(writer(spark, staged.address, fail=True), SCHEMA)
+        staged.keep(writer(spark, staged.address, fail=True).collect(), SCHEMA)
     assert not tables.find("samples", DT, split="even")
     time.sleep(2)
     assert not any(tables.fs.ls(f"{tables.root}/_staging"))
@@ -108,8 +134,8 @@ def test_all_but_floats_are_written_with_dictionaries(tmp_path, monkeypatch):
             "items": pa.array(lists, pa.list_(pa.struct([("item_id", pa.string()), ("score", pa.float32())]))),
         }
     )
-    (written,) = write_files([batch], str(tmp_path))
-    file = pq.ParquetFile(tmp_path / written.column("path")[0].as_py())
+    (written,) = write_files([(str(tmp_path), batch)])
+    file = pq.ParquetFile(written.column("address")[0].as_py())
     group = file.metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
     encoded = {column.path_in_schema: column.has_dictionary_page for column in columns}
