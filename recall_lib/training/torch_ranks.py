@@ -6,6 +6,7 @@ listens on the address at which the others' machines reach it. torch's own launc
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import socket
@@ -59,6 +60,10 @@ class Torch:
         options._timeout = _TIMEOUT
         store.set_timeout(_TIMEOUT)
         self._group = gloo(store, rank, size, options)
+
+    def leave(self) -> None:
+        """End the group's threads: one that still lets go of a tensor when the interpreter is gone would abort the process."""
+        del self._group
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """All dense ones in flight at once, through the host's memory. Of sparse ones every rank gets every rank's rows."""
@@ -137,7 +142,9 @@ def local_rendezvous(ranks: int) -> Iterator[list[dict[str, str]]]:
 def join() -> Torch:
     """The rank that the environment describes."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Torch(rank, size, distributed.FileStore(os.environ["RECALL_STORE"], size), "127.0.0.1")
+    ranks = Torch(rank, size, distributed.FileStore(os.environ["RECALL_STORE"], size), "127.0.0.1")
+    atexit.register(ranks.leave)
+    return ranks
 
 
 def run_in_executors(work: Work, text: str, ranks: int) -> Mapping[str, bytes]:
@@ -178,11 +185,13 @@ def _run_in_task(batches: Iterable[pa.RecordBatch], work: Work, text: str) -> It
     import pyarrow as pa
 
     list(batches)  # nothing is in them, but Spark waits until they are read
+    ranks = _join_stage()
     try:
-        files = work(_join_stage(), text)
+        files = work(ranks, text)
     except LostRank:
         time.sleep(_LET_IT_SPEAK)
         raise
+    ranks.leave()  # Spark keeps the process for other tasks
     for name, data in files.items():
         for start in range(0, max(1, len(data)), _PIECE):
             yield pa.RecordBatch.from_pydict({"name": [name], "data": [data[start : start + _PIECE]]})
