@@ -1,4 +1,9 @@
-"""Raw log -> events and rejects: the clicks of one day (or, with ordering `position`, the whole log as that day)."""
+"""Read a day's clicks from the raw log, and publish events and rejects.
+
+A row that cannot be used goes to rejects, with the reason.
+
+With `input.ordering: position` the log has no dates. All its clicks are stored under --dt.
+"""
 
 import sys
 from collections.abc import Sequence

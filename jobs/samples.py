@@ -1,4 +1,8 @@
-"""Events and vocabulary -> samples: training runs, and the held-out targets with the clicks before them."""
+"""Publish the training samples, and the validation and test samples with their histories.
+
+With `evaluation.protocol: day` the clicks of dt are the test. Their samples are published once the
+events of dt are there.
+"""
 
 import sys
 from functools import partial

@@ -9,18 +9,14 @@ from collections.abc import Callable, Sequence
 from recall_lib.config import load_config, parse_day
 from recall_lib.day.context import Context
 from recall_lib.process import messages
-from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process.command import parser, run_command
 
 
 def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
     """Parse a job's arguments, run it, and turn its end into an exit code and, on failure, one line on stderr."""
     module = sys.modules[run.__module__]
     name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
-    parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
-    add_arguments(parser)
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
-    return guarded(name, lambda: run_alone(run, context(args, name)))
+    return run_command(parser(name, module.__doc__, "--config", "--dt"), lambda args: run_alone(run, context(args, name)), argv)
 
 
 def context(args: argparse.Namespace, name: str) -> Context:
