@@ -1,4 +1,4 @@
-"""Lists of different lengths as two arrays: all values end to end, and where each list begins."""
+"""The array types of the NumPy code, and lists of different lengths as two arrays: all values, and where each list begins."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
