@@ -31,7 +31,7 @@ _TABLE_NAMES = {
     "seen",
 }
 # Columns that the transforms work with. A log's column of such a name is mapped to a feature of another name.
-_WORK_NAMES = {"tie", "order", "flag", "user", "group", "nth", "from_end", "clicks", "n"}
+_WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
 RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")

@@ -47,3 +47,13 @@ class Ragged:
         """The whole numbers from start[i] to below stop[i]."""
         offsets = np.append(0, np.cumsum(stop - start))
         return cls(np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start), offsets)
+
+
+def ranges(lengths: Ints) -> Ints:
+    """For each length n the numbers 0 to n - 1, end to end, [total]."""
+    return Ragged.spans(np.zeros_like(lengths), lengths).values
+
+
+def ceil_div(numbers: Ints, by: int) -> Ints:
+    """Quotients of whole numbers, rounded up."""
+    return -(-numbers // by)

@@ -13,7 +13,7 @@ from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.samples.ids import FIRST_INDEX
 from recall_lib.samples.ragged import Ragged
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.ranks import Ranks
 
 K = 10
@@ -45,12 +45,12 @@ def evaluate(
     chunk = max(1, min(_SCORES_IN_MEMORY // len(items), _TOKENS_IN_MEMORY // samples.window_size))
     samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
     sums = np.zeros(3)
-    for runs, seen in read_runs(urls, features, samples, seen=True):
+    for runs, seen in read_segments(urls, features, samples, seen=True):
         assert seen is not None
-        order = np.argsort(runs.items.lengths[runs.run_of_target], kind="stable")  # like lengths together: little is padded
+        order = np.argsort(runs.items.lengths[runs.segment_of_target], kind="stable")  # like lengths together: little is padded
         for start in range(0, len(runs), chunk):
             targets = order[start : start + chunk]
-            run = runs.run_of_target[targets]
+            run = runs.segment_of_target[targets]
             known = seen.slices(seen.offsets[run], seen.offsets[run + 1 if filter_seen else run])
             batch = Batch.of(runs.windows(targets), device)
             place = places(model.user_vectors(batch) @ items.T, batch.target, known)
@@ -71,7 +71,7 @@ def mean_user(
     chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
     samples = samples.model_copy(update={"negatives_per_positive": 0})
     total = np.zeros(1 + len(model.get_buffer("mean_user")))
-    for runs, _ in read_runs(urls, features, samples):
+    for runs, _ in read_segments(urls, features, samples):
         for start in range(0, len(runs), chunk):
             batch = Batch.of(runs.windows(np.arange(start, min(start + chunk, len(runs)))), device)
             known = model.user_representation(batch)[batch.length > 0].double()

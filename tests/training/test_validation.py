@@ -8,7 +8,7 @@ import torch
 from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.ranks import Alone
 from recall_lib.training.validation import evaluate, places
 from tests.training.synthetic import FEATURES, SAMPLES, SIZES, make_spec, sequences, write_runs
@@ -40,7 +40,7 @@ def test_hit_rate_and_gain_over_files_of_several_row_groups(tmp_path: Path) -> N
     hits, gains, scored = 0, 0.0, 0
     for file in range(2):
         runs, _ = next(
-            iter(read_runs([write_runs(tmp_path / "all.parquet", users[file::2], held_out=True).url], FEATURES, SAMPLES))
+            iter(read_segments([write_runs(tmp_path / "all.parquet", users[file::2], held_out=True).url], FEATURES, SAMPLES))
         )
         with torch.no_grad():
             scores = model.user_vectors(Batch.of(runs.windows(np.arange(len(runs))))) @ model.item_vectors().T
