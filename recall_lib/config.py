@@ -31,7 +31,7 @@ _TABLE_NAMES = {
     "seen",
 }
 # Columns that the transforms work with. A log's column of such a name is mapped to a feature of another name.
-_WORK_NAMES = {"tie", "order", "flag", "user", "group", "nth", "from_end", "clicks", "n"}
+_WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
 RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
@@ -356,47 +356,72 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.input.format == "sessions":
-            for known, features in ((SESSION_USER_COLUMNS, self.features.user), (SESSION_ITEM_COLUMNS, self.features.item)):
-                wrong = [f.source for f in features if f.source not in known]
-                if wrong:
-                    raise ValueError(f"session lines have no field {wrong}; fields for this kind of feature: {list(known)}")
-        if self.input.ordering == "position" and self.evaluation.protocol == "day":
-            raise ValueError("evaluation.protocol day needs timestamps (input.ordering time)")
-        if self.input.ordering == "position" and (self.samples.look_back_days or self.training.init == "yesterday"):
-            raise ValueError("samples.look_back_days and training.init yesterday need timestamps (input.ordering time)")
-        look_back = self.samples.look_back_days
-        if self.training.init == "yesterday" and look_back and look_back < self.training.yesterday_days:
-            raise ValueError("training.yesterday_days reaches further back than samples.look_back_days")
-        if self.training.negatives == "samples" and not self.samples.negatives_per_positive:
-            raise ValueError("training.negatives samples needs samples.negatives_per_positive > 0")
-        if self.top_n.user_id_only and "user_id" not in [feature.name for feature in self.features.user]:
-            raise ValueError("top_n.user_id_only needs user_id among features.user: without it all users get one list")
-        if self.training.gradients == "rows" and (self.training.loss == "full_softmax" or self.model.item_rows != "own"):
-            raise ValueError("training.gradients rows needs a training.loss other than full_softmax, and model.item_rows own")
-        width = self.model.tower[-1] if self.model.tower else tower_input(self.features, self.model)
-        if self.model.item_output == "tied" and width != self.features.item_id.dim:
-            raise ValueError(f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}")
-        if self.model.item_rows != "own" and (
-            self.model.item_output != "tied"
-            or not self.features.item
-            or any(f.dim != self.features.item_id.dim for f in self.features.item)
-        ):
-            raise ValueError(
-                f"model.item_rows {self.model.item_rows} needs model.item_output tied, and features.item as wide as "
-                "features.item_id"
-            )
-        recency = self.model.recency
-        if recency and self.input.ordering != "time":
-            raise ValueError("model.recency needs timestamps (input.ordering time)")
-        if recency and recency.feature and recency.feature not in [f.name for f in self.features.item if not f.multi]:
-            raise ValueError(f"model.recency.feature {recency.feature!r} is no single-valued feature in features.item")
-        one_way = self.model.encoder == "attention" or self.training.unit == "run"
-        if one_way and self.samples.order != "oldest_first":
-            raise ValueError("model.encoder attention and training.unit run need samples.order oldest_first")
-        if self.training.unit == "run" and self.training.batch_size < _STRETCHES * self.samples.window_size:
-            raise ValueError(f"training.unit run needs a training.batch_size of at least {_STRETCHES} x samples.window_size")
+        for wrong, message in (*self._faults_of_data(), *self._faults_of_model()):
+            if wrong:
+                raise ValueError(message)
         return self
+
+    def _faults_of_data(self) -> list[tuple[object, str]]:
+        """Settings of different sections that do not fit each other, as (whether this is so, what to say)."""
+        sessions, by_position = self.input.format == "sessions", self.input.ordering == "position"
+        no_user_field = [f.source for f in self.features.user if f.source not in SESSION_USER_COLUMNS]
+        no_item_field = [f.source for f in self.features.item if f.source not in SESSION_ITEM_COLUMNS]
+        no_field = "session lines have no field {}; fields for this kind of feature: {}"
+        by_day, no_user_id = self.evaluation.protocol == "day", "user_id" not in [f.name for f in self.features.user]
+        chained, look_back = self.training.init == "yesterday", self.samples.look_back_days
+        too_far = chained and look_back and look_back < self.training.yesterday_days
+        no_negatives = self.training.negatives == "samples" and not self.samples.negatives_per_positive
+        by_time = "timestamps (input.ordering time)"
+        return [
+            (sessions and no_user_field, no_field.format(no_user_field, list(SESSION_USER_COLUMNS))),
+            (sessions and no_item_field, no_field.format(no_item_field, list(SESSION_ITEM_COLUMNS))),
+            (by_position and by_day, f"evaluation.protocol day needs {by_time}"),
+            (by_position and (look_back or chained), f"samples.look_back_days and training.init yesterday need {by_time}"),
+            (too_far, "training.yesterday_days reaches further back than samples.look_back_days"),
+            (no_negatives, "training.negatives samples needs samples.negatives_per_positive > 0"),
+            (
+                self.top_n.user_id_only and no_user_id,
+                "top_n.user_id_only needs user_id among features.user: without it all users get one list",
+            ),
+        ]
+
+    def _faults_of_model(self) -> list[tuple[object, str]]:
+        """The same for model and training."""
+        model, training, item_dim = self.model, self.training, self.features.item_id.dim
+        width = model.tower[-1] if model.tower else tower_input(self.features, model)
+        own_rows, tied = model.item_rows == "own", model.item_output == "tied"
+        as_wide = self.features.item and all(f.dim == item_dim for f in self.features.item)
+        prior_of = model.recency.feature if model.recency else None
+        by_run, one_way = training.unit == "run", model.encoder == "attention" or training.unit == "run"
+        least = _STRETCHES * self.samples.window_size
+        return [
+            (
+                training.gradients == "rows" and (training.loss == "full_softmax" or not own_rows),
+                "training.gradients rows needs a training.loss other than full_softmax, and model.item_rows own",
+            ),
+            (
+                tied and width != item_dim,
+                f"model.item_output tied needs user vectors as wide as features.item_id.dim, not {width}",
+            ),
+            (
+                not own_rows and not (tied and as_wide),
+                f"model.item_rows {model.item_rows} needs model.item_output tied, and features.item as wide as "
+                "features.item_id",
+            ),
+            (model.recency and self.input.ordering != "time", "model.recency needs timestamps (input.ordering time)"),
+            (
+                prior_of and prior_of not in [f.name for f in self.features.item if not f.multi],
+                f"model.recency.feature {prior_of!r} is no single-valued feature in features.item",
+            ),
+            (
+                one_way and self.samples.order != "oldest_first",
+                "model.encoder attention and training.unit run need samples.order oldest_first",
+            ),
+            (
+                by_run and training.batch_size < least,
+                f"training.unit run needs a training.batch_size of at least {_STRETCHES} x samples.window_size",
+            ),
+        ]
 
     def target_days(self, dt: str) -> int | None:
         """Of how many days before dt the clicks are training targets; None: of all."""

@@ -25,7 +25,7 @@ from recall_lib.process.command import parser, run_command
 from recall_lib.samples.build import SPLITS, TRAIN
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, PADDING
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 
@@ -61,11 +61,13 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     values = _values_by_index(tables.get("vocab", dt))
     for name in found.files:
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
-            runs = Runs.from_arrow(batch, config.features, config.samples)
+            segments = Segments.from_arrow(batch, config.features, config.samples)
             users = batch.column("user_id").to_pylist()
-            for start in range(0, len(runs), _CHUNK):
-                targets = np.arange(start, min(start + _CHUNK, len(runs)))
-                yield from _readable(runs.windows(targets), [users[run] for run in runs.run_of_target[targets]], values)
+            for start in range(0, len(segments), _CHUNK):
+                targets = np.arange(start, min(start + _CHUNK, len(segments)))
+                yield from _readable(
+                    segments.windows(targets), [users[row] for row in segments.segment_of_target[targets]], values
+                )
 
 
 def _values_by_index(vocab: Publication) -> dict[str, list[str | None]]:

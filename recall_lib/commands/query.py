@@ -35,7 +35,7 @@ from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import PADDING, UNKNOWN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.arrays import read_item_features
 from recall_lib.store.serving import items_of_vocab, serving
 from recall_lib.store.tables import Tables
@@ -162,8 +162,8 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
         own = [_values(of_items.get(feature.name), token) for token in tokens]
         lists[f"{feature.name}_index"] = [[value for values in own for value in values]]
         lists[f"{feature.name}_length"] = [[len(values) for values in own]]
-    runs = Runs({name: _ragged(rows) for name, rows in lists.items()}, features, samples)
-    return runs.windows(np.arange(1))
+    segments = Segments({name: _ragged(rows) for name, rows in lists.items()}, features, samples)
+    return segments.windows(np.arange(1))
 
 
 def most_clicked(tables: Tables, dt: str, n: int) -> Answer:

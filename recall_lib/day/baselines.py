@@ -6,18 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame
 
 from recall_lib.inference.covisits import as_matrix, count_covisits
 from recall_lib.retrieval.baselines import save_cosines, save_ease
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Ints
 from recall_lib.spark.executors import map_batches
 from recall_lib.transforms import related
 from recall_lib.transforms.metrics import EASE, recommenders
 from recall_lib.transforms.popular import count_items
-
-Ints = npt.NDArray[np.int64]
 
 
 def save_baselines(

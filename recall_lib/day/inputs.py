@@ -28,7 +28,7 @@ from recall_lib.transforms.vocab import encode, known_items
 
 
 def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
-    """One row a user (schemas.runs), from the clicks before dt, and the inputs' digests.
+    """One row a user (schemas.segments), from the clicks before dt, and the inputs' digests.
 
     Args:
         ctx: of the day.
@@ -44,7 +44,7 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
         # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
-    clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
+    clicks = samples.columns(clicks, config.features)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
 
@@ -124,7 +124,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     of_day = ctx.tables.get("events", ctx.dt)
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
-    clicks = tie_breaker(events).withColumn("flag", F.lit(False)).unionByName(firsts.withColumn("flag", F.lit(True)))
+    clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
     frame = _test_rows(ctx, clicks, vocab)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
@@ -138,14 +138,14 @@ def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str,
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
     from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
-    return _test_rows(ctx, tie_breaker(events).withColumn("flag", from_end == 1), vocab), inputs, {}
+    return _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab), inputs, {}
 
 
 def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
-    """schemas.runs of clicks whose `flag` marks the targets."""
+    """schemas.segments of clicks, whose column `is_target` marks the targets."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks = samples.columns(clicks, features, F.col("flag"), own_ages=False)
+    clicks = samples.columns(clicks, features, "is_target")
     return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
 
 
@@ -183,7 +183,7 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
         stored, made_from = tables.get("samples", ctx.dt, split=TEST), _test_inputs(ctx)
         if not made_from.items() <= stored.inputs.items():
             raise DataRefused(f"{stored.name} was made from other tables: run `recall samples --dt {ctx.dt}`")
-        test, facts = stored.read(schemas.runs(features)), stored.manifest
+        test, facts = stored.read(schemas.segments(features)), stored.manifest
         made_from["samples"] = stored.digest
     else:
         test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)

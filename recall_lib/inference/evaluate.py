@@ -10,21 +10,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.samples.clicks import LEAST_HISTORY
 from recall_lib.samples.ids import FIRST_INDEX, PADDING
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Ints, Ragged
 from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemToItem, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
-Ints = npt.NDArray[np.int64]
 MOST = CUTOFFS[-1]
 PERSONAL = ("model", "item_knn", EASE)  # these say nothing of a user without history
 

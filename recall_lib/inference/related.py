@@ -7,18 +7,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index
 from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Ints, Ragged
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.index import ItemIndex
 
-Ints = npt.NDArray[np.int64]
 VECTORS, COVISITATION = "vectors", "covisitation"
 
 
@@ -75,6 +73,6 @@ def _cosine_index(index: Shipped, has_bias: bool) -> ItemIndex:
     return ItemIndex.build(simple_lsh.users(items.vectors[:, int(has_bias) :]), items.item_ids)
 
 
-def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: npt.NDArray[np.float32]) -> pa.RecordBatch:
+def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: Float32s) -> pa.RecordBatch:
     columns = {"source": pa.array([source] * len(own)), "item_id": item_ids.take(pa.array(own))}
     return pa.RecordBatch.from_pydict(columns | {"items": scored_items(found, scores, item_ids)})

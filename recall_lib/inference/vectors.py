@@ -14,7 +14,7 @@ from recall_lib.config import Features, Samples
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.samples.ids import UNKNOWN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 
 # Rows, tokens and results that are at hand at once: bounds a worker's memory whatever Spark's batch size is.
 _ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
-    """Rows of runs with one target each -> user_id, vector."""
+    """Rows of schemas.segments with one target each -> user_id, vector."""
     towers, meta = load_model(model)
     for rows in blocks(batches, meta["samples"]["window_size"]):
         yield vectors_of_users(rows, infer(towers, read_windows(rows, meta)))
@@ -60,7 +60,7 @@ def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1)
 def read_windows(rows: pa.RecordBatch, meta: dict[str, Any]) -> Windows:
     """The window of each row's one target, cut as the model's training windows were; negatives are not read."""
     samples = Samples(**meta["samples"] | {"negatives_per_positive": 0})
-    return Runs.from_arrow(rows, Features(**meta["features"]), samples).windows(np.arange(rows.num_rows))
+    return Segments.from_arrow(rows, Features(**meta["features"]), samples).windows(np.arange(rows.num_rows))
 
 
 def user_id_alone(windows: Windows) -> Windows:

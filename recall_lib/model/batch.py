@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recall_lib.samples.windows import Windows
+from recall_lib.samples.windows import Shared, Windows
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Batch:
         example_age: days, float32 [T].
         target: item ids, int64 [T].
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
-        at: each target's history and how many of its tokens it sees, int64 [T] both; null: T = S, each all of its own.
+        shared: the part of a history that each target sees; None: T = S, target i sees all of history i.
     """
 
     history: Tensor
@@ -32,7 +32,7 @@ class Batch:
     example_age: Tensor
     target: Tensor
     negatives: Tensor
-    at: tuple[Tensor, Tensor] | None = None
+    shared: Shared[Tensor] | None = None
 
     @classmethod
     def of(cls, windows: Windows, device: torch.device | str = "cpu") -> Batch:
@@ -49,7 +49,7 @@ class Batch:
             example_age=tensor(windows.example_age),
             target=tensor(windows.target),
             negatives=tensor(windows.negatives),
-            at=None if windows.at is None else (tensor(windows.at[0]), tensor(windows.at[1])),
+            shared=None if windows.shared is None else Shared(*map(tensor, windows.shared)),
         )
 
     def __len__(self) -> int:
@@ -66,5 +66,6 @@ class Batch:
 
     def seen(self, states: Tensor) -> Tensor:
         """Of states after each token, [S, L, d], the one after the last token that a target sees; zeros where it sees none."""
-        row, seen = (torch.arange(len(self.length), device=self.length.device), self.length) if self.at is None else self.at
-        return torch.where(seen[:, None] > 0, states[row, (seen - 1).clamp(min=0)], 0.0)
+        own = Shared(torch.arange(len(self.length), device=self.length.device), self.length)
+        history, seen = self.shared or own
+        return torch.where(seen[:, None] > 0, states[history, (seen - 1).clamp(min=0)], 0.0)

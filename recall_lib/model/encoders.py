@@ -36,7 +36,7 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sp
         batch: whose tokens they are.
         sparse: the table's gradient holds the rows of the values alone.
     """
-    if batch.at is None:
+    if batch.shared is None:
         ends = F.pad(counts.cumsum(0), (1, 0))[F.pad(batch.length.cumsum(0), (1, 0))]
         if sparse:
             return F.embedding_bag(values, table, ends[:-1], mode="mean", sparse=True)

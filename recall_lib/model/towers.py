@@ -49,13 +49,7 @@ class YouTubeDNN(nn.Module):
         self.settings, self.sparse = model, sparse
         item_dim = features.item_id.dim
         self.item_table = None if model.item_rows == "content" else self._table(sizes[ITEM_ID], item_dim)
-        self.encoder: MeanEncoder | LstmEncoder | AttentionEncoder
-        if model.encoder == "mean":
-            self.encoder = MeanEncoder(item_dim)
-        elif model.encoder == "lstm":
-            self.encoder = LstmEncoder(item_dim, model.encoder_dim)
-        else:
-            self.encoder = AttentionEncoder(features, model, window_size)
+        self.encoder = _encoder(features, model, window_size)
         self.user_features = [feature.name for feature in features.user]
         self.item_features = [feature.name for feature in features.item]
         self.content = nn.Module()
@@ -69,12 +63,7 @@ class YouTubeDNN(nn.Module):
             {f"user_{f.name}": self._table(sizes[f.name], f.dim) for f in features.user}
             | {f"bag_{f.name}": self._table(sizes[f.name], f.dim) for f in features.item}
         )
-        width = tower_input(features, model)
-        layers: list[nn.Module] = []
-        for size in model.tower:
-            layers += [nn.Linear(width, size), nn.ReLU()]
-            width = size
-        self.tower = nn.Sequential(*(layers if model.output_activation == "relu" else layers[:-1]))
+        self.tower, width = _tower(features, model)
         separate = model.item_output == "separate"
         self.output_table = self._table(sizes[ITEM_ID], width) if separate else None
         self.item_bias = nn.Parameter(torch.zeros(sizes[ITEM_ID])) if model.item_bias else None
@@ -177,3 +166,21 @@ class YouTubeDNN(nn.Module):
         if self.settings.has_bias:
             items = torch.cat([bias[:, None], items], dim=1)
         return F.normalize(items) if self.settings.similarity == "cosine" else items
+
+
+def _encoder(features: Features, model: Model, window_size: int) -> MeanEncoder | LstmEncoder | AttentionEncoder:
+    if model.encoder == "mean":
+        return MeanEncoder(features.item_id.dim)
+    if model.encoder == "lstm":
+        return LstmEncoder(features.item_id.dim, model.encoder_dim)
+    return AttentionEncoder(features, model, window_size)
+
+
+def _tower(features: Features, model: Model) -> tuple[nn.Sequential, int]:
+    """The layers that make a user's vector, and its width."""
+    width = tower_input(features, model)
+    layers: list[nn.Module] = []
+    for size in model.tower:
+        layers += [nn.Linear(width, size), nn.ReLU()]
+        width = size
+    return nn.Sequential(*(layers if model.output_activation == "relu" else layers[:-1])), width

@@ -62,8 +62,8 @@ def events(features: Features) -> StructType:
     return _struct(**columns)
 
 
-def runs(features: Features) -> StructType:
-    """Samples: one row a run of one user's clicks, oldest first, from which windows are cut (see samples/windows.py).
+def segments(features: Features) -> StructType:
+    """Samples: one row a segment of one user's clicks, oldest first, from which windows are cut (see samples/windows.py).
 
     A target's history are the tokens before it. Rows that are not for training have one target, the last token; it is 0
     where there is none (inference). `seen`: every item in the user's history, ascending; empty in training rows.
