@@ -63,7 +63,7 @@ def events(features: Features) -> StructType:
 
 
 def runs(features: Features) -> StructType:
-    """Samples: one row per run, a stretch of one user's clicks, oldest first. Windows are cut from it (samples/windows.py).
+    """Samples: one row per run of consecutive clicks of a user, oldest first; windows are cut from it (samples/windows.py).
 
     A target's history is the tokens before it. Rows that are not for training have one target, the last token; at inference
     this token is 0. `seen`: every item in the user's history, ascending; empty in training rows.
