@@ -54,8 +54,9 @@ def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool =
     size = {key: sum(file.stat().st_size for file in group) / 1e9 for key, group in files.items()}  # GB
     if (of_cuda := sum(size[key] for key in size if re.match("nvidia-|cuda-|triton", key))) and not cuda:
         sys.exit(
-            f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this build "
-            "of PyTorch cannot be imported without it. Install the CPU build (README, Two commands) and pack again, or add --cuda"
+            f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this "
+            "build of PyTorch cannot be imported without it. "
+            "Install the CPU build (README, Two commands) and pack again, or add --cuda"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     links = sorted((prefix / "bin").glob("python*"))
