@@ -1,4 +1,4 @@
-"""How a job runs: from its arguments to its exit code, alone on its day."""
+"""How a job runs, from its arguments to its exit code; it holds the lock of its day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recall_lib.process.command import parser, run_command
 
 
 def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
-    """Parse a job's arguments, run it, and turn its end into an exit code and, on failure, one line on stderr."""
+    """Parse a job's arguments and run it; returns the exit code. A failure prints one line on stderr."""
     module = sys.modules[run.__module__]
     name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
     return run_command(parser(name, module.__doc__, "--config", "--dt"), lambda args: run_alone(run, context(args, name)), argv)
@@ -27,7 +27,7 @@ def context(args: argparse.Namespace, name: str) -> Context:
 
 
 def run_alone(run: Callable[[Context], object], ctx: Context) -> None:
-    """Run what publishes a day while nobody else does (Busy if somebody does)."""
+    """Run a job while this run holds the lock of its day (Busy if another run holds it)."""
     from recall_lib.store import locks
 
     with locks.held(ctx.config.paths.root, f"dt={ctx.dt}", ctx.run_id):

@@ -1,4 +1,4 @@
-"""Related items: those that lie nearest, and those that the same users clicked (SPEC 6.3)."""
+"""Related items: those with the nearest vectors, and those that the same users clicked (SPEC 6.3)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ VECTORS, COVISITATION = "vectors", "covisitation"
 def related_by_vectors(
     batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int, has_bias: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Rows item_index -> rows of schemas.RELATED: the n items of the largest cosine between vectors.
+    """Rows item_index -> rows of schemas.RELATED: the n items whose vectors have the largest cosine with the item's.
 
-    `has_bias`: the first number of each vector is the item's bias, which says nothing of what it is like.
+    `has_bias`: the first number of each vector is the item's bias; it is left out, because it is not about similarity.
     """
     items = _cosine_index(index, has_bias)
     for rows in blocks(batches):
@@ -38,13 +38,13 @@ def related_by_vectors(
 def related_by_covisits(
     batches: Iterable[pa.RecordBatch], *, index: Shipped, users_of_item: Ints, n: int
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of COVISITS -> rows of schemas.RELATED: the n items of the largest cosine between binary user columns.
+    """Rows of COVISITS -> rows of schemas.RELATED: the n items with the largest cosine between binary user columns.
 
     Args:
         batches: counts of pairs.
-        index: names and ranks the items.
+        index: gives the items' ids and their order for ties.
         users_of_item: how many users clicked each item, int64 [items].
-        n: items wanted; fewer where fewer share a user.
+        n: items per list; a list is shorter if fewer items share a user with the item.
     """
     items = load_index(index)
     for rows in blocks(batches):
@@ -65,7 +65,7 @@ def related_by_covisits(
 
 @lru_cache(maxsize=1)
 def _cosine_index(index: Shipped, has_bias: bool) -> ItemIndex:
-    """The items' vectors without bias, at norm 1, so that the inner product is the cosine; once a Python worker."""
+    """The items' vectors without bias and with norm 1, so that the inner product is the cosine; once per Python worker."""
     from recall_lib.retrieval import simple_lsh
     from recall_lib.retrieval.index import ItemIndex
 
