@@ -30,7 +30,7 @@ PERSONAL = ("model", "item_knn", EASE)  # these say nothing of a user without hi
 def evaluate(
     batches: Iterable[pa.RecordBatch], *, model: Shipped, index: Shipped, baselines: Shipped, filter_seen: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of runs (one target a row, with `seen`) -> rows of transforms.metrics.TALLY.
+    """Rows of schemas.segments (one target a row, with `seen`) -> rows of transforms.metrics.TALLY.
 
     Without a known click in its history a row gets the popular list from the model, item_knn and ease.
 
