@@ -66,7 +66,7 @@ def publish_test_of_day(ctx: Context) -> None:
 def _say(ctx: Context, staged: Staged) -> None:
     for split in staged.published:
         targets = sum(file.targets for file in sample_files(split))
-        ctx.say(f"{split.keys['split']}: {targets} targets in {split.manifest['rows']} runs")
+        ctx.say(f"{split.keys['split']}: {targets} targets in {split.manifest['rows']} segments")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,9 @@ def infer_and_search(
     filter_seen: bool,
     user_id_only: bool = False,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Rows of schemas.segments (one target per row, with `seen`) -> (table, its rows): one row per user in each table, in the same order.
+    """Rows of schemas.segments (one target per row, with `seen`) -> (table, its rows).
 
+    Each table has one row per user, in the order of the input.
     VECTORS has schemas.USER_VECTORS, the others have schemas.TOP_N. Users without history get the most clicked items; in
     TOP_N_USER_ID users whose id the model does not know get them.
 
