@@ -120,7 +120,7 @@ def lists(ragged):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--user", "u", "--n", "0"], "'0' is no whole number from 1 to"),
+        (["--user", "u", "--n", "0"], "'0' is not a whole number from 1 to"),
         (["--user", "u", "--item", "i"], "not allowed with"),
         ([], "one of the arguments --user --item --history is required"),
     ],
