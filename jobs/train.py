@@ -1,8 +1,8 @@
 """Train the model on the samples of a day and publish it as models/dt=<day>.
 
-Reads samples/dt (train, validation), vocab/dt and, where the model asks for it, items/dt. Writes the weights (safetensors), what
-they mean (JSON) and the log (JSON lines and TensorBoard events), and moves models/latest.json forward. A killed run is resumed
-from its last epoch. With training.init `yesterday` the weights are at first those of models/dt of the day before. With
+Reads samples/dt (train, validation), vocab/dt and, if the model needs it, items/dt. Writes the weights (safetensors), what they
+mean (JSON) and the log (JSON lines and TensorBoard events), and moves models/latest.json forward. A killed run is resumed from
+its last epoch. With training.init `yesterday` the weights are at first those of models/dt of the day before. With
 training.max_hr_drop a model that is too much worse than the one that serves the day before is published, but does not serve.
 """
 
@@ -33,7 +33,7 @@ class Inputs:
     Attributes:
         vocab: of the day.
         splits: the samples, `train` and `validation`.
-        items: items/dt, the items' content and prior; None: the model does not ask for them.
+        items: items/dt, the items' features and prior; None: the model needs neither.
         first: what the weights are at first; None: they are drawn.
     """
 

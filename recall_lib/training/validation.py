@@ -1,7 +1,7 @@
 """Validation by full ranking: every item is a candidate, and the ranking is the one that is served.
 
-Items and users have the vectors that would be exported now, with the day's prior where model.recency is set. Ties are ordered by
-the bytes of the item id. So early stopping and promotion measure the ranking of the top-N table and of metrics.json.
+Items and users have the vectors that would be exported now, with the day's prior where model.recency is set. Ties are ordered
+by the bytes of the item id. So early stopping and promotion measure the ranking of the top-N table and of metrics.json.
 """
 
 from __future__ import annotations
