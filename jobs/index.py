@@ -1,12 +1,18 @@
-"""Item vectors -> index/dt: a FAISS index, the ids of its items, and the vectors as files for an online search.
+"""Build the FAISS index of the items' vectors, and export the vectors for online search.
 
-Without `index.factory` the index is the one of the fewest comparisons that keeps `index.recall_target` for a sample of the
-day's users. Their vectors are inferred here for this alone. The manifest says which index it is, the recall measured, and
-users/s of it and of the exact search.
+With `index.factory` the index is the one that the setting names. Without it the job chooses the
+index with the fewest comparisons that reaches `index.recall_target` on a sample of the day's users.
+It infers these users' vectors only for this choice. The manifest records the index, its recall, and
+the users/s of this index and of the exact search.
 
-Files: items.faiss (position p is item index p + 2), item_ids.parquet (item_index, item_id, id_rank), item_vectors.npy (row =
-item index), and for a search by cosine the same in both forms of SIMPLE-LSH, item_vectors_simple_lsh.npy (their own numbers)
-and item_vectors_simple_lsh_unit.npy (of norm 1); the user side of both is [u/|u| ; 0].
+Files:
+  items.faiss                       position p is item index p + 2
+  item_ids.parquet                  item_index, item_id, id_rank
+  item_vectors.npy                  row = item index
+  item_vectors_simple_lsh.npy       for engines that search by cosine; vectors keep their scale
+  item_vectors_simple_lsh_unit.npy  the same, scaled to norm 1
+
+In both SIMPLE-LSH files a user u is searched as [u/|u| ; 0].
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""Events and vocabulary -> items/dt: what is known of each item: its features, and with model.recency its recent clicks."""
+"""Publish each item's features and, for `model.recency`, the prior from its recent clicks.
+
+The table is written only if `model.item_rows` or `model.recency` needs it.
+"""
 
 import sys
 

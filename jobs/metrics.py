@@ -1,6 +1,9 @@
-"""Held-out clicks -> metrics/dt: hit rate, NDCG, MRR, coverage and popularity of the model and its baselines.
+"""Compare the model with its baselines on held-out clicks, and publish metrics.json.
 
-Protocol `day` is scored once the events of dt are published; until then metrics.json says `pending` and has no figures.
+The figures are hit rate, recall, NDCG, MRR, coverage and popularity.
+
+With `evaluation.protocol: day` the clicks of dt are the test. Until the events of dt are published,
+metrics.json has the status "pending" and no figures.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Every stage for one day: from the raw log to the top-N table, its metrics and its report."""
+"""Run every job for one day, from the raw log to the top-N lists and the report.
+
+Earlier days whose events are missing are read from the log first.
+"""
 
 import importlib
 import sys

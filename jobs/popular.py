@@ -1,4 +1,7 @@
-"""Events -> popular/dt: the items by their clicks before dt, over all the log and over the recent past."""
+"""Publish the items ranked by clicks before dt, in the whole log and in the last hours.
+
+`evaluation.recent_hours` says how many hours.
+"""
 
 import sys
 

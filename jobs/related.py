@@ -1,4 +1,4 @@
-"""Item vectors and events -> related/dt: for every item those nearest to it, by vectors and by common users."""
+"""Publish the items most related to each item, by their vectors and by common users."""
 
 import sys
 from functools import partial

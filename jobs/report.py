@@ -1,4 +1,4 @@
-"""Manifests, training log and metrics -> one HTML file: funnel, loss curve, metrics beside the baselines."""
+"""Write the day's HTML report: row counts, loss curve, metrics compared with baselines."""
 
 import hashlib
 import json

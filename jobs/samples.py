@@ -1,9 +1,11 @@
-"""Events and vocabulary -> samples: training runs, and the held-out targets with the clicks before them."""
+"""Publish the training samples, and the validation and test samples with their histories.
+
+With `evaluation.protocol: day` the clicks of dt are the test. Their samples are published once the
+events of dt are there.
+"""
 
 import sys
 from functools import partial
-
-from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
 from recall_lib.day.inputs import partitions_of_history, test_of_day
@@ -37,15 +39,17 @@ def run(ctx: Context) -> None:
         targets_since=first_moment(ctx.dt, config.target_days(ctx.dt)),
     )
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
-    flag = validates(config.seed) if by_day else F.lit(False)
+    if by_day:
+        clicks = clicks.withColumn("validates", validates(config.seed))
+    marks = ["validates"] * by_day + ["example_age"] * bool(config.input.columns.example_age)
     # Their number decides the files, and with them the order of training: it comes from the data, not from the cluster.
     partitions = partitions_of_history(ctx, multiple_of=config.training.ranks)
-    clicks = transform.columns(clicks, config.features, flag, own_ages=bool(config.input.columns.example_age))
+    clicks = transform.columns(clicks, config.features, *marks)
     splits = [split for split in SPLITS if not (by_day and split == TEST)]
     facts = {"target_days": config.target_days(ctx.dt)}
     with ctx.tables.publishing("samples", ctx.dt, split=splits, inputs=inputs, facts=facts) as staged:
         written = transform.split_samples(clicks, partitions, recipe, staged.address)
-        staged.keep(written.collect(), schemas.runs(config.features))
+        staged.keep(written.collect(), schemas.segments(config.features))
     _say(ctx, staged)
     if by_day and ctx.tables.find("events", ctx.dt):
         publish_test_of_day(ctx)
@@ -55,14 +59,14 @@ def publish_test_of_day(ctx: Context) -> None:
     """The test split of protocol `day`, once the events of dt are there."""
     frame, inputs, facts = test_of_day(ctx, ctx.tables.get("vocab", ctx.dt))
     with ctx.tables.publishing("samples", ctx.dt, split=TEST, inputs=inputs, facts=facts) as staged:
-        staged.write(frame, schemas.runs(ctx.config.features))
+        staged.write(frame, schemas.segments(ctx.config.features))
     _say(ctx, staged)
 
 
 def _say(ctx: Context, staged: Staged) -> None:
     for split in staged.published:
         targets = sum(file.targets for file in sample_files(split))
-        ctx.say(f"{split.keys['split']}: {targets} targets in {split.manifest['rows']} runs")
+        ctx.say(f"{split.keys['split']}: {targets} targets in {split.manifest['rows']} segments")
 
 
 if __name__ == "__main__":

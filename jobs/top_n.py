@@ -1,7 +1,7 @@
-"""Histories, model and index -> vectors/dt/kind=user and top_n/dt: every user's vector, and its N best items, best first.
+"""Publish every user's vector and the N best items for the user, best first.
 
-With `top_n.user_id_only` also top_n_user_id/dt, the lists that the user id alone gives. All are written in one pass over the
-users; the vectors are swapped in first.
+With `top_n.user_id_only` the job also publishes top_n_user_id: the lists from the user id alone.
+One pass over the users writes all of them. The vectors are published first.
 """
 
 import sys

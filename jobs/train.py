@@ -1,9 +1,12 @@
-"""Train the model on the samples of a day and publish it as models/dt=<day>.
+"""Train the model on a day's samples and publish it in models.
 
-Reads samples/dt (train, validation), vocab/dt and, if the model needs it, items/dt. Writes the weights (safetensors), what they
-mean (JSON) and the log (JSON lines and TensorBoard events), and moves models/latest.json forward. A killed run is resumed from
-its last epoch. With training.init `yesterday` the weights are at first those of models/dt of the day before. With
-training.max_hr_drop a model that is too much worse than the one that serves the day before is published, but does not serve.
+Reads samples (train, validation), vocab and, if the model needs it, items. Publishes the weights
+(safetensors), their description (JSON) and the training log (JSON lines, TensorBoard events), and
+points models/latest.json at the model that serves.
+
+An interrupted run resumes from its last finished epoch. With `training.init: yesterday` training
+starts from the weights of the day before. With `training.max_hr_drop` a model whose validation hit
+rate falls too far below the serving model's is published, but the earlier model keeps serving.
 """
 
 from __future__ import annotations

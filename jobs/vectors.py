@@ -1,6 +1,6 @@
-"""Model -> vectors/dt/kind=item: one vector for every item, whose inner product with a user's is the score.
+"""Publish one vector per item. The score is its inner product with the user's vector.
 
-Those of the users, kind=user, are written by the job top_n, in the pass that also searches with them.
+The job top_n publishes the users' vectors, in the same pass that searches with them.
 """
 
 import sys

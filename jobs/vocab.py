@@ -1,4 +1,8 @@
-"""Events -> vocabulary: which values survive the frequency filter, their ids and their training counts."""
+"""Publish the vocabulary: each feature's frequent values, with ids and training counts.
+
+Values with fewer than `min_count` training clicks share the id "unknown". Values that are hashed
+into `buckets` are not listed.
+"""
 
 import sys
 

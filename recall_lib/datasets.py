@@ -1,7 +1,8 @@
-"""The datasets, each declared once: what makes it, from what, under which settings, how long it is kept.
+"""The datasets, each declared once: the job that makes it, its inputs, the settings that decide it, and how long it is kept.
 
-The order of the jobs, `recall status`, what is stale, what a job refuses to read, `gc`, `forget`, the catalog's tables and the
-report's list are read from these rows, and a test compares the DAG with them. A new dataset is one row here and one job.
+The following derive from these rows: the order of the jobs, `recall status`, staleness, the tables that a job refuses to read,
+`gc`, `forget`, the catalog's tables, and the report's list. A test compares the DAG with them. To add a dataset, add one row
+here and one job.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from recall_lib.config import Config, ItemFeature, TopN, Training
 
-EVERYTHING = ("*",)  # as inputs: every other dataset
+EVERYTHING = ("*",)  # as `inputs`: all other datasets
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,19 @@ class Dataset:
     """One dataset.
 
     Attributes:
-        name: its folder below the root.
-        job: the one that makes it.
-        inputs: the datasets that it is made from, of its own day or of others.
-        settings: those that decide what it holds, as `section`, `section.key` or, for every entry of a list,
-            `section.list.key`. A job refuses to read it where they differ.
-        tuning: settings that decide how good it is. Where they differ it is stale, but fits all the same.
-        retention: the setting of `retention` that says how many days are kept.
+        name: also the name of its folder below the root.
+        job: the job that makes it.
+        inputs: the datasets that it is made from, of its own day or of other days.
+        settings: the settings that decide its content, as `section`, `section.key` or, for every entry of a list,
+            `section.list.key`. A job refuses to read the dataset if one of them has changed.
+        tuning: settings that decide only how good it is. If one has changed, the dataset is stale, but jobs still read it.
+        retention: the setting in section `retention` that says how many days are kept.
         columns: the name of its Parquet files' schema in store/schemas.py; empty: it has other files.
         key: the name of its further key; empty: a day is one publication.
-        values: of the further key.
-        by_other_jobs: the values that another job makes, and that job.
-        user_column: where a user's id is; empty: no user is in it, or none can be taken out.
-        asked_for: whether a day must have it.
+        values: the values of the further key.
+        by_other_jobs: {value of the further key: job}, for the values that another job makes.
+        user_column: the column with the user's id; empty: it has no users, or a user cannot be removed from it.
+        asked_for: whether every day must have it.
         may_lack: the values of the further key that a day may lack.
     """
 
@@ -70,7 +71,7 @@ def _all_of(section: type[Training | TopN], name: str, *, but: set[str]) -> tupl
     return tuple(f"{name}.{key}" for key in section.model_fields if key not in but)
 
 
-# What decides the text of the features' values, and their ids. Their widths are the model's.
+# Settings that decide the text of the features' values, and then their ids. Their widths belong to the model.
 _TEXT = (
     *(f"features.user.{key}" for key in ("name", "column")),
     *(f"features.item.{key}" for key in ("name", "column", "multi", "separator")),
@@ -126,11 +127,11 @@ _ROWS = (
         job="samples",
         inputs=("events", "vocab"),
         settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age"),
-        columns="runs",
+        columns="segments",
         key="split",
         values=("train", "validation", "test"),
         user_column="user_id",
-        # Without the clicks of dt, which may not be there yet, protocol `day` has no test split.
+        # With protocol `day` the test split needs the clicks of dt, which may not be published yet.
         may_lack=lambda config: ("test",) if config.evaluation.protocol == "day" else (),
     ),
     Dataset(
@@ -138,7 +139,8 @@ _ROWS = (
         job="train",
         inputs=("samples", "vocab", "items"),
         settings=("features", "samples", "model"),
-        # Without those that make the same in another way, and those that differ along a chain of days.
+        # Settings that never make a day stale: how to train (resume, launcher, device), and those that legitimately differ
+        # between the days of a chain (init, scratch_every).
         tuning=(
             *_all_of(Training, "training", but={"resume", "launcher", "device", "init", "scratch_every"}),
             "top_n.filter_seen",
@@ -217,19 +219,19 @@ def job_of(name: str) -> str:
 
 
 def inputs_of(name: str) -> set[str]:
-    """The datasets that one is made from directly."""
+    """The datasets that a dataset is made from directly."""
     inputs = DATASETS[name].inputs
     return set(DATASETS) - {name} if inputs == EVERYTHING else set(inputs)
 
 
 def made_from(name: str) -> set[str]:
-    """The datasets that one is made from, directly and by way of others."""
+    """The datasets that a dataset is made from, directly and indirectly."""
     direct = inputs_of(name)
     return direct.union(*(made_from(other) for other in direct))
 
 
 def in_order() -> Iterator[Dataset]:
-    """The datasets, each after its inputs; else as they are declared."""
+    """The datasets, each after its inputs, and otherwise in the order of their declaration."""
     sorter = TopologicalSorter({name: inputs_of(name) for name in DATASETS})
     sorter.prepare()
     ready: list[str] = []
@@ -251,13 +253,13 @@ def required(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def other_settings(name: str, then: Mapping[str, Any], config: Config, *, only: tuple[str, ...] = ()) -> list[str]:
-    """The settings that decide a dataset and are not now what they were.
+    """The settings that decide a dataset and have changed since it was made.
 
     Args:
         name: the dataset.
-        then: the `config` of its manifest. What an earlier version of recall did not know had its default.
-        config: now.
-        only: these settings in place of the dataset's `settings`.
+        then: the `config` in its manifest. A setting that is missing there (an older version of recall) had its default.
+        config: the current config.
+        only: compare these settings instead of the dataset's `settings`.
     """
     before, now = _complete(then, Config().model_dump(mode="json")), config.model_dump(mode="json")
     parts = {setting: setting.split(".") for setting in only or DATASETS[name].settings}
@@ -265,14 +267,14 @@ def other_settings(name: str, then: Mapping[str, Any], config: Config, *, only: 
 
 
 def _complete(then: Any, default: Any) -> Any:
-    """Settings with the defaults of those that they lack, and without those that are not known any more."""
+    """Settings with defaults for missing ones, and without settings that no longer exist."""
     if isinstance(then, Mapping) and isinstance(default, Mapping):
         return {key: _complete(then[key], value) if key in then else value for key, value in default.items()}
     return then
 
 
 def _value(settings: Any, names: list[str]) -> Any:
-    """What is below these names: of each entry where there is a list, None below what is switched off."""
+    """The value at a path of names; for a list, the value of each entry; None below a section that is null."""
     if isinstance(settings, list):
         return [_value(_FEATURE | entry, names) for entry in settings] if names else settings
     if not names or settings is None:

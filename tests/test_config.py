@@ -74,5 +74,5 @@ def test_unreadable_config(tmp_path, text):
 @pytest.mark.parametrize("text", ["2026-02-30", "20260101", "2026-1-1", "today", ""])
 def test_days(text):
     assert parse_day("2024-02-29") == "2024-02-29"
-    with pytest.raises(UsageError, match="no day"):
+    with pytest.raises(UsageError, match="not a day"):
         parse_day(text)

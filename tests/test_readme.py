@@ -1,11 +1,13 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from recall_lib.commands.cli import JOBS
 from recall_lib.config import Config, Features
 from recall_lib.datasets import DATASETS, EVERYTHING, name_of
+from recall_lib.process.errors import EXIT_CODES
 from recall_lib.store import schemas
 
 ROOT = Path(__file__).parents[1]
@@ -45,3 +47,10 @@ def test_every_job_names_what_it_reads_and_writes():
         assert f"`{name}`" in writes
         if row.inputs != EVERYTHING and row.job_of(part) == row.job:
             assert set(row.inputs) <= set(re.findall(r"\w+", reads)), row.name
+
+
+@pytest.mark.parametrize("text", ["README.md", "deploy/RUNBOOK.md"])
+def test_exit_codes_are_those_of_the_commands(text):
+    table = re.split(r"^\| (?:exit )?code \| meaning \|", (ROOT / text).read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", table.split("\n\n")[0], re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES

@@ -1,16 +1,16 @@
 """Every job of every day, on Airflow 2.4 and later, or 3.
 
-A run at 01:00 UTC of day D stores the clicks of D - 1, makes the tables that are for D from the clicks before it, and scores
-the lists that were for D - 1 with what was clicked since. By hand, before the first run: `recall pipeline --dt` the day before
-start_date, which also stores the log's earlier days. With catchup the days since start_date then follow one by one.
+A run at 01:00 UTC of day D stores the clicks of D - 1, makes the tables for D from the clicks before D, and scores the lists
+for D - 1 with the clicks of that day. Before the first run, run `recall pipeline --dt <the day before start_date>` by hand: it
+also stores the log's earlier days. With catchup, the days since start_date then follow one by one.
 
-Told by the environment of Airflow's scheduler and workers:
+The environment of Airflow's scheduler and workers sets:
     RECALL_HOME     the project's folder on a worker and in the image, e.g. /opt/recall
     RECALL_TO       standalone, yarn or kubernetes
     RECALL_CONFIG   e.g. /opt/recall/conf/mine.yaml
-    RECALL_OPTIONS  what else `recall submit` is to be told, e.g. --executors 16 --set paths.root=/data/recall
-On standalone and YARN clusters a worker needs spark-submit in its PATH; on Kubernetes every job's driver is a pod of its own
-(deploy/driver_pod.yaml).
+    RECALL_OPTIONS  further options of `recall submit`, e.g. --executors 16 --set paths.root=/data/recall
+On standalone and YARN clusters a worker needs spark-submit in its PATH. On Kubernetes the driver of each job is a pod of its
+own (deploy/driver_pod.yaml).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TO = os.environ.get("RECALL_TO", "yarn")
 CONFIG = os.environ.get("RECALL_CONFIG", f"{HOME}/conf/globo.yaml")
 OPTIONS = os.environ.get("RECALL_OPTIONS", "")
 
-# A job, the days from the run's own to the job's dt, and the jobs it waits for.
+# {job: (the job's dt minus the run's day, in days; the jobs that it waits for)}.
 STEPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "events": (-1, ()),
     "vocab": (0, ("events",)),
@@ -47,12 +47,12 @@ STEPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "metrics": (-1, ("events",)),
     "report": (-1, ("metrics",)),
 }
-# Bad usage or config, and data refused: no better in ten minutes. What ends otherwise (4: the log is late) is retried.
+# Exit codes for bad usage or config (2) and refused data (3): a retry does not help. Others (4: the log is late) are retried.
 HOPELESS = (2, 3)
 
 
 def command(job: str, shift: int) -> str:
-    """What a shell is to run; a refused config ends it before the cluster is asked."""
+    """The shell command of a job; if the config is refused, it ends before it submits anything to the cluster."""
     submit = f"{HOME}/.venv/bin/recall submit --to {TO} --job {job} --config {CONFIG}"
     return f'command=$({submit} --dt {{{{ macros.ds_add(ds, {shift}) }}}} {OPTIONS}) && eval "$command"'
 

@@ -1,12 +1,18 @@
-"""Every day of a range that is not published yet, each as one `recall pipeline` in a process of its own.
+"""Run the pipeline for each day of a range that is not published, each in its own process.
 
     recall backfill --config conf/globo.yaml --start 2017-10-14 --end 2017-10-17
 
-The range is half-open: here the 14th, 15th and 16th. What is done is read from the manifests, so that the same command goes on
-after any kill, and does nothing where all is published. --reprocess says what is redone: `missing` the days that lack a table
-and those that failed, `failed` those that failed alone, `stale` also those whose inputs have changed since, `all` every day.
-Each day's output is in <root>/_backfill/dt=<day>.log. Exit codes: 0 all days are published, 75 only other runs' locks stood in
-the way, else the first failure's.
+This runs the 14th, 15th and 16th: the end is not included. After an interruption, run the same
+command again. It continues with the days that are left.
+
+--reprocess chooses the days to run:
+  missing  days that lack a table, and days that failed
+  failed   only days that failed
+  stale    the days of `missing`, and days whose inputs or settings have changed since
+  all      every day
+
+Each day's output is in <root>/_backfill/dt=<day>.log. The exit code is 0 if all days are published,
+75 if only the locks of other runs prevented this, and otherwise that of the first failure.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Day, D
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.day.job import context, run_alone
 from recall_lib.process import children, messages
-from recall_lib.process.command import add_arguments, add_config_arguments, guarded
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, RecallError, UsageError
 from recall_lib.store.tables import Tables
 
@@ -99,25 +105,20 @@ class Attempt:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall backfill --config F --start D1 --end D2`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="recall backfill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_config_arguments(parser)
-    parser.add_argument("--start", required=True, metavar="YYYY-MM-DD", help="the first day")
-    parser.add_argument("--end", required=True, metavar="YYYY-MM-DD", help="the day after the last")
-    parser.add_argument("--jobs", metavar="a,b", help="only these jobs, in the pipeline's order (default: the whole pipeline)")
-    parser.add_argument("--reprocess", choices=TAKEN_UP, default="missing", help="which days (default: missing)")
-    parser.add_argument("--max-active", type=int, default=1, metavar="N", help="days that run at once (default 1)")
-    parser.add_argument(
+    options = parser("backfill", __doc__, "--config")
+    options.add_argument("--start", required=True, metavar="YYYY-MM-DD", help="the first day")
+    options.add_argument("--end", required=True, metavar="YYYY-MM-DD", help="the day after the last")
+    options.add_argument("--jobs", metavar="a,b", help="run only these jobs, in the pipeline's order (default: all)")
+    options.add_argument("--reprocess", choices=TAKEN_UP, default="missing", help="which days to run (default: missing)")
+    options.add_argument("--max-active", type=int, default=1, metavar="N", help="run at most N days at once (default: 1)")
+    options.add_argument(
         "--on-failure",
         choices=("stop", "continue"),
         default="stop",
-        help="whether later days are still started (default: stop)",
+        help="after a failure: start no further day, or continue (default: stop)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
-    return guarded("backfill", lambda: run(asked(args), args.dry_run))
+    options.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
+    return run_command(options, lambda args: run(asked(args), args.dry_run), argv)
 
 
 def asked(args: argparse.Namespace) -> Asked:
@@ -365,13 +366,11 @@ def _said(line: str) -> tuple[bool, str]:
 def _day_main(argv: Sequence[str]) -> int:
     """What a day's process runs: the pipeline, or some of its jobs, or just the events of several days."""
     children.end_with_parent(lambda: os.killpg(0, signal.SIGKILL))  # with Spark's JVM and the ranks
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_arguments(parser)
-    parser.add_argument("--jobs")
-    parser.add_argument("--ingest")
-    args = parser.parse_args(argv)
+    options = parser("pipeline", _day_main.__doc__, "--config", "--dt")
+    options.add_argument("--jobs")
+    options.add_argument("--ingest")
 
-    def day() -> None:
+    def day(args: argparse.Namespace) -> None:
         from jobs import events, pipeline
 
         ctx = context(args, "pipeline")
@@ -380,7 +379,7 @@ def _day_main(argv: Sequence[str]) -> int:
         else:
             run_alone(partial(pipeline.run, jobs=args.jobs.split(",") if args.jobs else None), ctx)
 
-    return guarded("pipeline", day)
+    return run_command(options, day, argv)
 
 
 if __name__ == "__main__":

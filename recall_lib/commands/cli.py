@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from recall_lib import datasets
+from recall_lib.process.command import guarded
+from recall_lib.process.errors import EXIT_CODES
 
 JOBS = (*datasets.jobs(), "pipeline")
 TOOLS = ("query", "dump", "demo", "simulate", "submit", "gc", "forget", "backfill", "status")
@@ -18,8 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `recall <command> ...`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0 if arguments else 2
+        return guarded("--help", lambda: print(_usage())) or (0 if arguments else 2)
     command, *rest = arguments
     if command in TOOLS:
         return importlib.import_module(f"recall_lib.commands.{command}").main(rest)
@@ -32,13 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = ["usage: recall <command> --config FILE --dt YYYY-MM-DD [--set section.key=value ...]", "", "jobs:"]
+    lines = ["usage: recall <command> --config FILE --dt YYYY-MM-DD [--set section.key=value ...]", ""]
+    lines += ["`recall <command> --help` describes a command and its options.", "", "jobs:"]
     lines += [f"  {name:<10}{_summary(f'jobs.{name}')}" for name in JOBS]
-    lines += ["", "tools:", *(f"  {name:<10}{_summary(f'recall_lib.commands.{name}')}" for name in TOOLS), ""]
-    lines += [
-        "`recall <command> --help` explains one.",
-        "Exit codes: 0 done, 2 usage or config, 3 data refused, 4 no input, 75 another run has the day, 1 else.",
-    ]
+    lines += ["", "tools:", *(f"  {name:<10}{_summary(f'recall_lib.commands.{name}')}" for name in TOOLS)]
+    lines += ["", "exit codes:", *(f"  {code:<10}{meaning}" for code, meaning in EXIT_CODES.items())]
     return "\n".join(lines)
 
 

@@ -1,13 +1,16 @@
-"""Every stage on a simulated log (or, with --input, on one's own), then what came out of it.
+"""Run every job on a simulated log, or on your own log with --input, and show the results.
 
-Without --input a click log of ten days is simulated below build/demo/log. The tables go to build/demo; tables that another
-log or other features left there are moved aside. Ends with three users' recent clicks beside their top 10, the metrics of the
-model beside the baselines, and where everything lies.
+Without --input the command writes a click log of ten days to build/demo/log, and --dt is its last
+day but one. With --input, --dt is required. Without --config the settings are those of
+conf/demo.yaml.
+
+The tables are in build/demo. Tables of another log or of other features are moved aside. At the end
+the command prints the recent clicks and the top 10 of three users, the metrics of the model
+compared with the baselines, and the paths of all results.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -21,7 +24,8 @@ from recall_lib.commands import simulator
 from recall_lib.config import Input, load_config, parse_day
 from recall_lib.day.context import Context
 from recall_lib.day.job import run_alone
-from recall_lib.process.command import guarded
+from recall_lib.process import messages
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, UsageError
 from recall_lib.spark import source
 from recall_lib.store import locks, schemas
@@ -39,15 +43,10 @@ _METRICS = ("hr@10", "hr@50", "hr@200", "ndcg@10", "mrr", "coverage@10")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="recall demo", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", default=CONFIG, metavar="FILE", help=f"YAML file of settings (default {CONFIG})")
-    parser.add_argument("--input", metavar="FOLDER", help="root of your own log (default: simulate one)")
-    parser.add_argument("--dt", metavar="YYYY-MM-DD", help=f"the day the result is for (default {DAY}, of the simulated log)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="section.key=value", dest="overrides", help="override a setting"
-    )
-    args = parser.parse_args(argv)
-    return guarded("demo", lambda: run(args.config, args.input, args.dt, args.overrides))
+    options = parser("demo", __doc__, optional=["--config", "--dt"])
+    options.set_defaults(config=CONFIG)
+    options.add_argument("--input", metavar="FOLDER", help="the folder of your own log (default: simulate one)")
+    return run_command(options, lambda args: run(args.config, args.input, args.dt, args.overrides), argv)
 
 
 def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequence[str]) -> None:
@@ -57,6 +56,7 @@ def run(config_file: str, folder: str | None, dt: str | None, overrides: Sequenc
     log = folder or f"{ROOT}/log"
     places = [f"paths.root={json.dumps(ROOT)}", f"input.path={json.dumps(log)}"]
     ctx = Context(load_config(config_file, [*places, *overrides]), parse_day(dt or DAY), "demo")
+    messages.bind(dt=ctx.dt, run_id=ctx.run_id)
     if not folder:
         simulated = simulator.simulate()
         simulator.write_rows(simulated, Path(log))
@@ -71,7 +71,8 @@ def _run_every_stage(ctx: Context) -> None:
 
     move_aside(ctx.tables)
     pipeline.run(ctx)
-    print(f"\n{shown(ctx)}")
+    messages.bind(stage="demo")
+    messages.show("demo", f"\n{shown(ctx)}")
 
 
 def shown(ctx: Context) -> str:
@@ -109,7 +110,7 @@ def move_aside(tables: Tables) -> None:
         name = path.rstrip("/").rsplit("/", 1)[-1]
         if name not in ("log", locks.FOLDER):
             tables.fs.mv(path, f"{aside}/{name}", recursive=True)
-    print(f"demo: {tables.root} held another log's tables; they are in {aside} now")
+    messages.say("demo", f"{tables.root} held another log's tables; they are in {aside} now")
 
 
 def _users(ctx: Context) -> list[str]:

@@ -1,4 +1,10 @@
-"""The samples of a day as people read them: one JSON line a (history, target) pair, whatever the layout on disk."""
+"""Print a day's samples with raw ids, one JSON object per (history, target) pair.
+
+    recall dump samples --config conf/demo.yaml --dt 2024-03-09 --split test
+
+Each object has user_id, history, target, example_age, negatives and features. An id that is not in
+the vocabulary is null, as is the start token. The history is in the order of `samples.order`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,11 @@ import pyarrow.parquet as pq
 
 from recall_lib.config import Config
 from recall_lib.day.job import context
-from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process.command import parser, run_command
 from recall_lib.samples.build import SPLITS, TRAIN
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, PADDING
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 
@@ -29,18 +35,16 @@ _CHUNK = 4096
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall dump samples --config F --dt D --split S`."""
-    parser = argparse.ArgumentParser(prog="recall dump", description=__doc__, allow_abbrev=False)
-    parser.add_argument("dataset", choices=["samples"])
-    parser.add_argument("--split", choices=SPLITS, default=TRAIN)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
+    options = parser("dump", __doc__, "--config", "--dt")
+    options.add_argument("dataset", choices=["samples"], help="the table to print")
+    options.add_argument("--split", choices=SPLITS, default=TRAIN, help="the split to print (default: %(default)s)")
 
-    def dump() -> None:
+    def dump(args: argparse.Namespace) -> None:
         ctx = context(args, "dump")
         for sample in samples(ctx.config, ctx.dt, args.split):
             sys.stdout.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
-    return guarded("dump", dump)
+    return run_command(options, dump, argv)
 
 
 def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
@@ -57,11 +61,13 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     values = _values_by_index(tables.get("vocab", dt))
     for name in found.files:
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
-            runs = Runs.from_arrow(batch, config.features, config.samples)
+            segments = Segments.from_arrow(batch, config.features, config.samples)
             users = batch.column("user_id").to_pylist()
-            for start in range(0, len(runs), _CHUNK):
-                targets = np.arange(start, min(start + _CHUNK, len(runs)))
-                yield from _readable(runs.windows(targets), [users[run] for run in runs.run_of_target[targets]], values)
+            for start in range(0, len(segments), _CHUNK):
+                targets = np.arange(start, min(start + _CHUNK, len(segments)))
+                yield from _readable(
+                    segments.windows(targets), [users[row] for row in segments.segment_of_target[targets]], values
+                )
 
 
 def _values_by_index(vocab: Publication) -> dict[str, list[str | None]]:

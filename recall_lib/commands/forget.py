@@ -1,13 +1,17 @@
-"""Remove a user from the events and the tables of every stored day.
+"""Remove a user from the events and all tables of every day.
 
     recall forget --config conf/mine.yaml --user u123
 
-Rows of the user leave events, samples, vectors, top_n and top_n_user_id; rejected rows whose text has the id as a word leave
-rejects (another's too, where ids are short numbers); where user_id is a feature, the vocabulary's row stays, without the id.
-Each day is published again whole, and what was made from it does not look stale. A model keeps what it has learnt: with user_id
-as a feature a row of weights that no id leads to. The raw log and `input.users` are not touched: remove the user there first,
-or days that are ingested later, anew or with other settings bring the user back. Runs that were killed may have left files
-aside: `recall gc` removes them.
+What it removes:
+  events, samples, vectors, top_n, top_n_user_id  the user's rows
+  rejects  rows whose text contains the id as a word; with short numeric ids, other users' rows too
+  vocab    the id, if user_id is a feature; the row stays, without a value
+
+Every day is replaced as a whole, and tables made from it do not become stale. What stays: the
+model's weights (with user_id as a feature, a row that no id refers to any more), the raw log and
+`input.users`. Remove the user from the log and from `input.users` first. Otherwise the user comes
+back when a day is ingested later. Afterwards run `recall gc`: it removes files that runs left
+behind when they were killed.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from recall_lib import datasets
 from recall_lib.config import load_config
 from recall_lib.datasets import Dataset
 from recall_lib.process import messages
-from recall_lib.process.command import add_config_arguments, guarded
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import UsageError
 from recall_lib.spark.session import start
 from recall_lib.store import locks
@@ -39,13 +43,10 @@ Find = Callable[[pa.Table, str], pa.ChunkedArray]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall forget --config F --user U`."""
-    parser = argparse.ArgumentParser(prog="recall forget", description=__doc__, allow_abbrev=False)
-    add_config_arguments(parser)
-    parser.add_argument("--user", required=True, metavar="ID", help="the user_id, as it is in the events")
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
+    options = parser("forget", __doc__, "--config")
+    options.add_argument("--user", required=True, metavar="ID", help="the user_id, as it is in the events")
 
-    def run() -> None:
+    def run(args: argparse.Namespace) -> None:
         if not args.user.strip():
             raise UsageError("--user is empty: give the user_id, as it is in the events")
         config = load_config(args.config, args.overrides)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             messages.say("forget", f"no table under {tables.root} has this user")
         messages.say("forget", "the raw log and the models' weights are as they were")
 
-    return guarded("forget", run)
+    return run_command(options, run, argv)
 
 
 def forget(tables: Tables, user: str) -> Iterator[tuple[str, int]]:

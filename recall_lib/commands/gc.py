@@ -1,9 +1,10 @@
-"""Remove what nobody needs any more: leavings of runs that died, and days past the config's `retention`.
+"""Remove what is no longer needed: days past `retention`, and files of runs that died.
 
     recall gc --config conf/mine.yaml --dry-run
 
-Never removed: the days that retention keeps, the day that models/latest.json names, days whose model serves a kept one, what a
-run may be writing, and, while any run is at work, events: it may be reading them.
+It never removes a day that `retention` keeps, the day that models/latest.json names, a day whose
+model serves a kept day, or files that a run may be writing. While any run is active it keeps all
+events, because the run may be reading them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from recall_lib.config import load_config
 from recall_lib.datasets import DATASETS
 from recall_lib.process import messages
-from recall_lib.process.command import add_config_arguments, guarded
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, UsageError
 from recall_lib.spark.session import start
 from recall_lib.store import locks
@@ -49,16 +50,11 @@ class Garbage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall gc --config F [--keep-days N] [--dry-run]`."""
-    parser = argparse.ArgumentParser(prog="recall gc", description=__doc__, allow_abbrev=False)
-    add_config_arguments(parser)
-    parser.add_argument(
-        "--keep-days", type=int, metavar="N", help="the newest days to keep of every table, in place of retention"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
+    options = parser("gc", __doc__, "--config")
+    options.add_argument("--keep-days", type=int, metavar="N", help="keep each table's N newest days; overrides `retention`")
+    options.add_argument("--dry-run", action="store_true", help="show what would be removed, and remove nothing")
 
-    def collect() -> None:
+    def collect(args: argparse.Namespace) -> None:
         if args.keep_days is not None and args.keep_days < 1:
             raise UsageError("--keep-days must be at least 1: the newest day is what the next one is made from")
         config = load_config(args.config, args.overrides)
@@ -75,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not found:
             messages.say("gc", "nothing to remove")
 
-    return guarded("gc", collect)
+    return run_command(options, collect, argv)
 
 
 def garbage(tables: Tables, keep_days: int | None = None) -> Iterator[Garbage]:

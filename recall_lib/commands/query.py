@@ -1,13 +1,20 @@
-"""What a day's tables recommend: to a user, beside an item, or after a history, on the command line and without Spark.
+"""Print what a day recommends to a user, near an item or after a history, without Spark.
 
-Prints a line an item, best first: rank, item id, score and source, separated by tabs. The source is `model`, `popular` (the
-most clicked items, where a user or all of a history is unknown) or `vectors` (--item: the cosine of the items' vectors).
+    recall query --config conf/demo.yaml --dt 2024-03-09 --history a00003,a00017
+
+Each line has rank, item id, score and source, separated by tabs, best item first. The source is
+`model`, `vectors` (--item: cosine of the items' vectors) or `popular`. The most clicked items
+(`popular`) are the answer if the user has no list in top_n, or if no item of the history is known.
+They are not filtered by `top_n.allow` and `top_n.deny`.
+
+--history answers for a user of whom only these clicks are known. Ids must not contain a comma. The
+answer leaves the clicked items out if `top_n.filter_seen` is set. `top_n.allow` and `top_n.deny`
+are ignored.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -23,11 +30,12 @@ from recall_lib.inference.related import VECTORS, related_by_vectors
 from recall_lib.inference.shipping import fetch_published, load_index, load_model
 from recall_lib.inference.top_n import MODEL, POPULAR, scored_items
 from recall_lib.inference.vectors import infer
-from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process import messages
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import PADDING, UNKNOWN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.arrays import read_item_features
 from recall_lib.store.serving import items_of_vocab, serving
 from recall_lib.store.tables import Tables
@@ -50,27 +58,14 @@ Answer = tuple[str, list[Scored]]  # source and items, best first
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall query --config F --dt D (--user U | --item I | --history a,b,c)`."""
-    parser = argparse.ArgumentParser(
-        prog="recall query", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument(
-        "--user",
-        metavar="ID",
-        help="the list published in top_n for this user; without one the most clicked items, allowed or not",
-    )
-    asked.add_argument("--item", metavar="ID", help="the items nearest to this one")
-    asked.add_argument(
-        "--history",
-        metavar="ID,ID,...",
-        help="clicks, oldest first (ids that hold no comma), of someone of whom nothing else is known; the model's list leaves "
-        "them out with top_n.filter_seen, but top_n.allow and top_n.deny are not looked at",
-    )
-    parser.add_argument("--n", type=_positive, default=10, metavar="N", help="items at most, default 10")
-    add_arguments(parser)
-    args = parser.parse_args(argv)
+    options = parser("query", __doc__, "--config", "--dt")
+    asked = options.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--user", metavar="ID", help="print this user's list from top_n, or else the most clicked items")
+    asked.add_argument("--item", metavar="ID", help="print the items nearest to this one")
+    asked.add_argument("--history", metavar="ID,ID,...", help="print the model's items after these clicks, oldest click first")
+    options.add_argument("--n", type=_positive, default=10, metavar="N", help="print at most N items (default: %(default)s)")
 
-    def query() -> None:
+    def query(args: argparse.Namespace) -> None:
         ctx = context(args, "query")
         tables = ctx.tables
         if args.user is not None:
@@ -80,9 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             source, items = after_history(tables, ctx.dt, args.history.split(","), args.n)
         for rank, item in enumerate(items, 1):
-            sys.stdout.write(f"{rank}\t{item['item_id']}\t{item['score']:.7g}\t{source}\n")
+            text = f"{rank}\t{item['item_id']}\t{item['score']:.7g}\t{source}"
+            messages.show_row("query", {"rank": rank, **item, "source": source}, text)
 
-    return guarded("query", query)
+    return run_command(options, query, argv)
 
 
 def list_of_user(tables: Tables, dt: str, user_id: str, n: int) -> Answer:
@@ -99,7 +95,7 @@ def list_of_user(tables: Tables, dt: str, user_id: str, n: int) -> Answer:
                         (row,) = rows.slice(place, 1).to_pylist()
                         return row["source"], row["items"][:n]
                     place -= rows.num_rows
-    _note(f"user {user_id!r} has no list in top_n/dt={dt}")
+    messages.say("query", f"user {user_id!r} has no list in top_n/dt={dt}", to_stderr=True)
     return most_clicked(tables, dt, n)
 
 
@@ -127,7 +123,8 @@ def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answe
     places = pc.index_in(pa.array(item_ids), items.item_ids).to_pylist()
     strange = [item_id for item_id, place in zip(item_ids, places, strict=True) if place is None]
     if strange:
-        _note(f"not in the vocabulary of {dt} and ignored: {', '.join(map(repr, strange))}")
+        ignored = f"not in the vocabulary of {dt} and ignored: {', '.join(map(repr, strange))}"
+        messages.say("query", ignored, to_stderr=True)
     clicks = np.array([place for place in places if place is not None], np.int64)
     if not len(clicks):
         return most_clicked(tables, dt, n)
@@ -165,8 +162,8 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
         own = [_values(of_items.get(feature.name), token) for token in tokens]
         lists[f"{feature.name}_index"] = [[value for values in own for value in values]]
         lists[f"{feature.name}_length"] = [[len(values) for values in own]]
-    runs = Runs({name: _ragged(rows) for name, rows in lists.items()}, features, samples)
-    return runs.windows(np.arange(1))
+    segments = Segments({name: _ragged(rows) for name, rows in lists.items()}, features, samples)
+    return segments.windows(np.arange(1))
 
 
 def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
@@ -191,9 +188,5 @@ def _ragged(rows: list[list[Any]]) -> Ragged:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MOST}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MOST}")
     return int(text)
-
-
-def _note(text: str) -> None:
-    print(f"recall query: {text}", file=sys.stderr)

@@ -1,14 +1,18 @@
-"""A simulated click log of any size: the demo's magazine, its blocks of readers run side by side by Spark.
+"""Write a simulated click log of any size, like the log of the demo.
 
-Writes OUT/clicks/<day>-<part>.parquet, a file a day and range of readers, ordered by time in every block of 4,000 readers,
-and OUT/items.parquet, last. They are what a config with `input: {path: OUT, items: items.parquet}` and the default columns
-reads: user_id, article_id, expo_time (seconds), click, city, age, gender; article_id, category, tags (joined by _), title.
-Equal arguments give equal rows, whatever the machine. Unlike the demo's log there is no unreadable row in it.
+    recall simulate --out build/log --clicks 1000000
+
+OUT/clicks/<day>-<part>.parquet has the clicks and impressions of one day and one range of readers,
+sorted by time within each block of 4,000 readers. OUT/items.parquet has the articles and is written
+last. A config reads them with `input: {path: OUT, items: items.parquet}` and the default columns:
+  clicks  user_id, article_id, expo_time (seconds), click, city, age, gender
+  items   article_id, category, tags (joined by _), title
+
+Equal arguments give equal rows on every machine. Unlike the demo's log, all rows are readable.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,7 +26,8 @@ from fsspec.core import url_to_fs
 
 from recall_lib.commands import simulator
 from recall_lib.config import Features, Spark
-from recall_lib.process.command import guarded
+from recall_lib.process import messages
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import UsageError
 from recall_lib.spark.executors import map_batches
 
@@ -44,39 +49,38 @@ _RAW = pa.schema(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall simulate --out OUT --clicks N`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="recall simulate", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", required=True, metavar="OUT", help="folder to write to; new or empty")
-    parser.add_argument("--clicks", required=True, type=int, metavar="N", help="about so many; half as many impressions beside")
-    parser.add_argument("--users", type=int, metavar="U", help="readers (default: one for 40 clicks)")
-    parser.add_argument("--items", type=int, metavar="I", help="articles (default: one for 500 clicks, at least 1,500)")
-    parser.add_argument("--days", type=int, default=simulator.DAYS, metavar="D", help="(default %(default)s)")
-    parser.add_argument(
+    options = parser("simulate", __doc__)
+    options.add_argument("--out", required=True, metavar="OUT", help="the folder to write to; new or empty")
+    options.add_argument("--clicks", required=True, type=int, metavar="N", help="about N clicks, and half as many impressions")
+    options.add_argument("--users", type=int, metavar="U", help="readers (default: one for 40 clicks)")
+    options.add_argument("--items", type=int, metavar="I", help="articles (default: one for 500 clicks, at least 1,500)")
+    options.add_argument("--days", type=int, default=simulator.DAYS, metavar="D", help="days of the log (default: %(default)s)")
+    options.add_argument(
         "--files",
         type=int,
         metavar="F",
-        help=f"files of clicks, made up to as many for each day (default: one a day and {_READERS_OF_A_FILE:,} readers)",
+        help="files of clicks, rounded up to the same number for each day "
+        f"(default: one per day and {_READERS_OF_A_FILE:,} readers)",
     )
-    parser.add_argument(
+    options.add_argument(
         "--skew",
         type=float,
         default=0.0,
         metavar="S",
-        help="share of the readers' clicks, 0 <= S < 1, that go to one article, a live page they all come back to "
-        "(default 0: it is read like any other, once a reader)",
+        help="the share of the clicks, 0 <= S < 1, that go to one live page, which readers open again and again (default: 0)",
     )
-    parser.add_argument(
+    options.add_argument(
         "--heaviest-user",
         type=int,
         default=0,
         metavar="N",
         dest="robot",
-        help="adds a last user, a robot that clicks N times, round and round the catalogue; part of --clicks (default 0)",
+        help="add a robot that clicks N of the --clicks, round and round the catalogue (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=simulator.SEED, help="(default %(default)s)")
-    args = parser.parse_args(argv)
-    return guarded("simulate", lambda: run(**vars(args)))
+    options.add_argument(
+        "--seed", type=int, default=simulator.SEED, metavar="N", help="of the random numbers (default: %(default)s)"
+    )
+    return run_command(options, lambda args: run(**vars(args)), argv)
 
 
 def run(out: str, files: int | None, **wanted: Any) -> None:
@@ -95,9 +99,10 @@ def run(out: str, files: int | None, **wanted: Any) -> None:
     from recall_lib.spark.session import start
 
     written = write(start(Spark(), "recall simulate"), plan, out, parts)
-    print(
-        f"simulate: {written['clicks']} clicks and {written['impressions']} impressions of {plan.readers} users on "
-        f"{plan.items} items in {written['files']} files under {out}/clicks"
+    messages.say(
+        "simulate",
+        f"{written['clicks']} clicks and {written['impressions']} impressions of {plan.readers} users on "
+        f"{plan.items} items in {written['files']} files under {out}/clicks",
     )
 
 

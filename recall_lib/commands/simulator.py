@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recall_lib.process.errors import UsageError
+from recall_lib.samples.ragged import Float64s, Ints
 
 FIRST_DAY = "2024-03-01"
 DAYS = 10
@@ -65,8 +66,6 @@ _HOT_CLICKS, _HOT_ARTICLES = 0.08, 20  # share of the clicks, and articles, that
 _FRESH, _FRESH_DAYS = 0.25, 2.0  # share of the articles born during the log; days until their extra appeal falls to 1/e
 _PASSED_OVER = 0.5  # impressions without a click per click
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[np.str_]]
 
 
@@ -164,7 +163,7 @@ class _Magazine:
     leads_to: Ints
     order: Ints
     first: Ints
-    running: Floats
+    running: Float64s
     hot: Ints
     by_birth: Ints
     alive: Ints
@@ -226,13 +225,13 @@ def plan_for(
         pilot = block(replace(plan, users=_PILOT, robot=0), 0)
         clicked = pilot.item[pilot.click == 1]
         kept = (clicked.size + 1) / (clicked.size + pilot.reread + 1)
-        share = ((clicked == found(items, days, seed).live).sum() + 1) / (clicked.size + 2)
+        share = ((clicked == magazine_of(items, days, seed).live).sum() + 1) / (clicked.size + 2)
         odds *= skew * (1 - share) / (share * (1 - skew))
     return plan
 
 
 @lru_cache(maxsize=1)
-def found(items: int, days: int, seed: int) -> _Magazine:
+def magazine_of(items: int, days: int, seed: int) -> _Magazine:
     """The magazine: 8 bytes an article and day, made once a process.
 
     Raises:
@@ -270,11 +269,11 @@ def found(items: int, days: int, seed: int) -> _Magazine:
 @lru_cache(maxsize=1)  # who cuts a block into files asks for it once a file
 def block(plan: Plan, number: int) -> Block:
     """What the readers of block `number` (from 0) did on all days, whatever the other blocks do."""
-    magazine = found(plan.items, plan.days, plan.seed)
+    magazine = magazine_of(plan.items, plan.days, plan.seed)
     rng = magazine.chance(number)
     first, end = number * BLOCK, min((number + 1) * BLOCK, plan.readers)
     users = min(end, plan.users) - first
-    readers, favourites, zeal = _subscribe(rng, first, end)
+    readers, favourites, zeal = _readers(rng, first, end)
     user, item, time, click = _visits(rng, magazine, plan, favourites[:users], zeal[:users])
     clicked = np.flatnonzero(click)
     _, at_first = np.unique(user[clicked] * plan.items + item[clicked], return_index=True)
@@ -297,11 +296,11 @@ def articles(plan: Plan) -> Columns:
     it every figure measured on it, began that way.
     """
     chance = copy.deepcopy(block(plan, 0).chance)  # the block may be asked for again
-    return _print(chance, found(plan.items, plan.days, plan.seed).topic)
+    return _article_texts(chance, magazine_of(plan.items, plan.days, plan.seed).topic)
 
 
 def _visits(
-    rng: np.random.Generator, magazine: _Magazine, plan: Plan, favourites: Ints, zeal: Floats
+    rng: np.random.Generator, magazine: _Magazine, plan: Plan, favourites: Ints, zeal: Float64s
 ) -> tuple[Ints, Ints, Ints, Ints]:
     """user, item, time (seconds from the log's start) and click of all that is tried and shown, each [events].
 
@@ -314,7 +313,7 @@ def _visits(
     for day in range(plan.days):
         shelves, hot = (magazine.order, magazine.running[day], magazine.first), magazine.hot[day]
         left = np.where(rng.random(users) < plan.visit, 1 + rng.poisson(plan.pace * zeal), 0)
-        clock: Floats = (day + rng.normal(0.55, 0.15, users).clip(0.05, 0.9)) * float(SECONDS)
+        clock: Float64s = (day + rng.normal(0.55, 0.15, users).clip(0.05, 0.9)) * float(SECONDS)
         while (who := np.flatnonzero(left)).size:
             place[who] = _move(rng, place[who], favourites[who], magazine.leads_to)
             chosen = np.where(rng.random(who.size) < _HOT_CLICKS, rng.choice(hot, who.size), _pick(rng, shelves, place[who]))
@@ -346,7 +345,7 @@ def _leads(rng: np.random.Generator) -> Ints:
     return np.stack([near, rng.permutation(topics)], axis=1)
 
 
-def _subscribe(rng: np.random.Generator, first: int, end: int) -> tuple[Columns, Ints, Floats]:
+def _readers(rng: np.random.Generator, first: int, end: int) -> tuple[Columns, Ints, Float64s]:
     """Readers first to end - 1: their columns, three favourite topics each, [users, 3], and their zeal (mean 1), [users]."""
     users = end - first
     city, age = rng.integers(0, _CITY.size, users), rng.integers(0, _AGE.size, users)
@@ -363,7 +362,7 @@ def _subscribe(rng: np.random.Generator, first: int, end: int) -> tuple[Columns,
     return readers, favourites, rng.gamma(2.0, 0.5, users)
 
 
-def _pick(rng: np.random.Generator, shelves: tuple[Ints, Floats, Ints], place: Ints) -> Ints:
+def _pick(rng: np.random.Generator, shelves: tuple[Ints, Float64s, Ints], place: Ints) -> Ints:
     """An article of each topic of `place`, by weight; shelves are a magazine's order, one day's running and first."""
     order, running, first = shelves
     low, high = running[first[place]], running[first[place + 1]]
@@ -384,7 +383,7 @@ def article_ids(items: int) -> npt.NDArray[np.str_]:
     return np.array([f"a{i:05d}" for i in range(items)])
 
 
-def _print(rng: np.random.Generator, topic: Ints) -> Columns:
+def _article_texts(rng: np.random.Generator, topic: Ints) -> Columns:
     """The articles' columns."""
     size = topic.size
     form, quality, subject = rng.choice(_FORM, size), rng.choice(_QUALITY, size), rng.choice(_SUBJECT, size)

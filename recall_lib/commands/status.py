@@ -1,11 +1,16 @@
-"""What is published under `paths.root`, day by day: from what, how good, how long it took, and what runs now.
+"""Show what is published for each day, its metrics, the time it took, and what runs now.
 
     recall status --config conf/globo.yaml --set paths.root=/data/recall
 
-A day is `published` when every table that the pipeline makes for it is there and was made from what is published now;
-`stale` when an input has changed since, such as an earlier day's events, or when a setting has changed that decides one of the
-tables or the events that they were made from (recall_lib/datasets.py has these settings); `failed` when its last backfill ended
-with an error; else `missing`. No Spark session is started, and no table read.
+The state of a day:
+  published  every table of the pipeline is there, made from the current inputs and settings
+  stale      an input has changed since, such as an earlier day's events, or a setting of a table
+             (recall_lib/datasets.py lists the settings of each)
+  failed     the last backfill of the day ended with an error
+  missing    a table is not there
+
+With --dt it lists the tables of that day with their inputs. It starts no Spark session and reads
+only manifests and metrics.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from recall_lib import datasets
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.datasets import DATASETS
 from recall_lib.process import messages
-from recall_lib.process.command import add_config_arguments, guarded
+from recall_lib.process.command import parser, run_command
 from recall_lib.store import locks
 from recall_lib.store.digests import EMPTY_DIGEST
 from recall_lib.store.tables import Tables
@@ -184,20 +189,13 @@ def _changed_inputs(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`recall status --config F [--dt D]`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="recall status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_config_arguments(parser)
-    parser.add_argument("--dt", metavar="YYYY-MM-DD", help="one day in detail")
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
 
-    def show() -> None:
+    def show(args: argparse.Namespace) -> None:
         days = Days(load_config(args.config, args.overrides))
         for result in details(days, parse_day(args.dt)) if args.dt else overview(days):
             messages.show("status", result)
 
-    return guarded("status", show)
+    return run_command(parser("status", __doc__, "--config", optional=["--dt"]), show, argv)
 
 
 def overview(days: Days) -> list[str | Table]:

@@ -1,10 +1,12 @@
-"""Print the spark-submit command that runs one job on a standalone, YARN or Kubernetes cluster.
+"""Print the spark-submit command for a job on a standalone, YARN or Kubernetes cluster.
 
-    recall submit --to yarn --job top_n --config conf/globo.yaml --dt 2017-10-16 --set paths.root=/data/recall | bash
+    recall submit --to yarn --job top_n --config conf/globo.yaml --dt 2017-10-16 \\
+        --set paths.root=/data/recall | bash
 
-Nothing is started: read it, pipe it, or hand it to a scheduler. Standalone and YARN clusters are sent build/dist/recall.zip and
-build/dist/environment.tar.gz, which `python deploy/pack.py` makes; on Kubernetes both are in the image, and the command is for
-the pod that is to be the driver (deploy/driver_pod.yaml). deploy/RUNBOOK.md has the sizes to give.
+Nothing is started. Read the command, pipe it into bash, or give it to a scheduler. For standalone
+and YARN clusters it sends build/dist/recall.zip and build/dist/environment.tar.gz, which
+`python deploy/pack.py` makes. On Kubernetes the image contains both, and the command runs in the
+driver's pod (deploy/driver_pod.yaml). deploy/RUNBOOK.md says which sizes to give.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from pathlib import Path
 from recall_lib import __version__
 from recall_lib.commands.cli import JOBS
 from recall_lib.config import Config, load_config, parse_day
-from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process import messages
+from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,28 +214,23 @@ def _run(args: argparse.Namespace) -> None:
     missing = [name for name in ("recall.zip", "environment.tar.gz") if not (ROOT / "build/dist" / name).exists()]
     if MANAGERS[args.to].ships and missing:
         raise UsageError(f"build/dist/{missing[0]} is missing: run `python deploy/pack.py`")
-    print(quoted(arguments))
+    messages.show("submit", quoted(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `recall submit ...`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="recall submit",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    options = parser("submit", __doc__, "--config", "--dt")
+    options.add_argument("--to", required=True, choices=MANAGERS, help="the kind of cluster")
+    options.add_argument("--job", required=True, choices=JOBS, metavar="JOB", help="a job of `recall --help`")
+    options.add_argument(
+        "--executors",
+        type=int,
+        default=4,
+        metavar="N",
+        help=f"executors of {_CORES} cores (default: 4); train has one per rank",
     )
-    parser.add_argument("--to", required=True, choices=MANAGERS, help="the kind of cluster")
-    parser.add_argument("--job", required=True, choices=JOBS, help="one of jobs/")
-    add_arguments(parser)
-    parser.add_argument("--executors", type=int, default=4, help=f"executors of {_CORES} cores (4); train takes one a rank")
-    parser.add_argument("--master", help="address of the cluster; only standalone has no usual one")
-    parser.add_argument(
-        "--conf",
-        action="append",
-        default=[],
-        metavar="spark.key=value",
-        help="a Spark setting, stronger than ours (may be repeated)",
+    options.add_argument("--master", metavar="URL", help="the cluster's address; required for standalone")
+    options.add_argument(
+        "--conf", action="append", default=[], metavar="spark.key=value", help="override a Spark setting (may be repeated)"
     )
-    args = parser.parse_args(argv)
-    return guarded("submit", lambda: _run(args))
+    return run_command(options, _run, argv)

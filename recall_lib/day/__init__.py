@@ -1,1 +1,1 @@
-"""One run of one day, seen from the driver: its context, how a job runs, and the tables that several jobs read put together."""
+"""One run of one day in the driver: its context, how a job runs, and the inputs that several jobs put together."""

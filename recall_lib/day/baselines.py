@@ -1,4 +1,4 @@
-"""What the baselines rank by, counted by Spark and written as files for the executors."""
+"""The counts that the baselines rank by: Spark counts them, and they are written as files for the executors."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame
 
 from recall_lib.inference.covisits import as_matrix, count_covisits
 from recall_lib.retrieval.baselines import save_cosines, save_ease
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Ints
 from recall_lib.spark.executors import map_batches
 from recall_lib.transforms import related
 from recall_lib.transforms.metrics import EASE, recommenders
 from recall_lib.transforms.popular import count_items
 
-Ints = npt.NDArray[np.int64]
-
 
 def save_baselines(
     folder: Path, clicks: DataFrame, recent: DataFrame, items: DataFrame, popular: Ints, id_rank: Ints, blocks: int
 ) -> None:
-    """Write popular.npy, recent.npy (clicks of each item index), the items' cosines, and EASE's weights if it takes part.
+    """Write popular.npy and recent.npy (clicks of each item index), the items' cosines, and EASE's weights if EASE is used.
 
-    Nothing as large as the users comes to the driver, but the cosines do: a number for each pair of items with a common user.
+    The driver's memory does not grow with the users, but it holds the counts: one for each pair of items with a common user.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         clicks: training clicks with `tie`.
-        recent: the recent ones of them.
+        recent: the recent clicks among them.
         items: item_index, item_id.
         popular: training count of each item index, int64 [n].
-        id_rank: int64 [n].
-        blocks: of items that are counted apart.
+        id_rank: the rank of each item's id, for ties, int64 [n].
+        blocks: number of blocks of items that are counted separately.
     """
     counted = count_items(recent, items).toPandas()
     of_late = np.zeros(len(id_rank), np.int64)

@@ -1,4 +1,4 @@
-"""One run of one day: its config, its tables, and Spark once somebody asks for it."""
+"""One run of one day: its config, its tables, and a Spark session that is started at first use."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ class Context:
 
     @cached_property
     def tables(self) -> Tables:
-        """The dated tables; Spark is started when one is first read or written."""
+        """The dated tables; Spark is started when a table is first read or written."""
         from recall_lib.store.tables import Tables
 
         return Tables(self.config, self.run_id, lambda: self.spark)
 
     @cached_property
     def serving(self) -> Serving:
-        """The model and the vocabulary that this day is inferred with (DataRefused if they do not fit)."""
+        """The model and the vocabulary that serve this day (DataRefused if they do not belong together)."""
         from recall_lib.store.serving import serving
 
         return serving(self.tables, self.dt)
 
     def days_of_history(self) -> list[Publication]:
-        """The days of events that tables for this day are made from.
+        """The days of events that the tables for this day are made from.
 
-        With ordering `time` all published days before dt; with `position` the snapshot stored under dt.
+        With ordering `time`: all published days before dt. With ordering `position`: the snapshot stored under dt.
 
         Raises:
-            DataRefused: there is none.
+            DataRefused: no such day is published.
         """
         if self.config.input.ordering == "position":
             return [self.tables.get("events", self.dt)]
         days = [self.tables.get("events", day) for day in self.tables.days("events") if day < self.dt]
         if not days:
             raise DataRefused(
-                f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`, or, where the log begins "
-                "with that day, take a later one"
+                f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`; if the log begins with "
+                "that day, choose a later --dt"
             )
         return days
 
@@ -77,5 +77,5 @@ class Context:
         return clicks, {day.name: day.digest for day in days}
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         messages.say(self.name, text, dt=self.dt)

@@ -1,4 +1,4 @@
-"""What several jobs read: the tables of a day, put together as one frame with its inputs' digests."""
+"""Frames that several jobs read, put together from a day's tables; each comes with the digests of its inputs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from recall_lib.transforms.vocab import encode, known_items
 
 
 def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
-    """One row a user (schemas.runs), from the clicks before dt, and the inputs' digests.
+    """One row per user (schemas.segments), from the clicks before dt, and the inputs' digests.
 
     Args:
-        ctx: of the day.
-        users: some of `listed_users`; None: all of them. One without clicks has an empty history and unknown features.
+        ctx: the day's context.
+        users: some of `listed_users`; None: all of them. A user without clicks has an empty history and unknown features.
     """
     config = ctx.config
     events, inputs = ctx.history()
@@ -41,21 +41,21 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
     if users is None and config.input.users:
         users = listed_users(ctx)
     if users is not None:
-        # Each of them also "clicks" on nothing, before all else: who has no clicks is then a user like the others.
+        # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
-    clicks = samples.columns(clicks, config.features, F.lit(False), own_ages=False)
+    clicks = samples.columns(clicks, config.features)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
 
 
 def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
-    """Items (item_index, item_id) with the `prior` that a table has for each of them; the least for one that it lacks.
+    """Items (item_index, item_id) with their `prior` from a table; an item that is not in the table gets the smallest prior.
 
     Args:
-        items: numbered by any day's vocabulary.
-        table: schemas.items.
-        vocab: that numbers the table's items.
+        items: item_index, item_id by any day's vocabulary.
+        table: rows of schemas.items.
+        vocab: the vocabulary of the table's item_index.
     """
     priors = table.join(known_items(vocab), "item_index").select("item_id", "prior")
     least = priors.agg(F.min("prior").alias("least"))
@@ -64,7 +64,7 @@ def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFra
 
 
 def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
-    """The different ids in a column of a raw table, which `setting` names."""
+    """The distinct ids in a column of a raw table; `setting` is the setting that names the table, for messages."""
     table = source.read_rows(ctx.spark, ctx.config.input, path)
     require_columns(table, [column], setting)
     ids = table.select(F.col(f"`{column}`").cast("string").alias("id")).distinct()
@@ -72,10 +72,10 @@ def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
 
 
 def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
-    """Which item indexes may be recommended (top_n.allow less top_n.deny), bool [n], and the lists' digests.
+    """Whether each item index may be recommended (top_n.allow without top_n.deny), bool [n], and the lists' digests.
 
     Raises:
-        DataRefused: a list lacks the column of the ids, or the lists leave no item.
+        DataRefused: a list has no column of item ids, or the lists leave no item.
     """
     config, vocab = ctx.config, ctx.serving.vocab
     items, inputs = known_items(vocab.read(schemas.VOCAB)), {}
@@ -98,7 +98,7 @@ def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, s
 
 
 def listed_users(ctx: Context) -> DataFrame:
-    """The ids of the users that get a top-N, each once: those of `input.users`, or else of the events."""
+    """The distinct ids of the users that get a top-N list: those of `input.users`, or else those of the events."""
     settings = ctx.config.input
     if settings.users:
         return _read_ids(ctx, settings.users, settings.columns.user_id, "input.users").toDF("user_id")
@@ -106,7 +106,7 @@ def listed_users(ctx: Context) -> DataFrame:
 
 
 def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
-    """Partitions for all clicks before dt, whatever part of them the vocabulary counts."""
+    """Number of partitions for all clicks before dt, also those that the vocabulary does not count (samples.look_back_days)."""
     if ctx.config.samples.look_back_days:
         clicks = sum(day.manifest["rows"] for day in ctx.days_of_history())
     else:
@@ -114,17 +114,20 @@ def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
     return partitions_for(clicks, multiple_of)
 
 
-# Of a row without a click: earlier than any time or position.
+# The `order` of a row without a click: before any time or position.
 _BEFORE_ALL = -(1 << 62)
 
 
 def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
-    """Protocol `day`: each user's first click of dt with the clicks before dt, its inputs, and who is not scored."""
+    """Protocol `day`: each user's first click of dt with the clicks before dt, the inputs' digests, and counts.
+
+    The counts: `users_new` have no click before dt; `users_repeat` click first on an item that they clicked before.
+    """
     events, inputs = ctx.history()
     of_day = ctx.tables.get("events", ctx.dt)
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
-    clicks = tie_breaker(events).withColumn("flag", F.lit(False)).unionByName(firsts.withColumn("flag", F.lit(True)))
+    clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
     frame = _test_rows(ctx, clicks, vocab)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
@@ -134,18 +137,18 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
 
 
 def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
-    """Protocol `last_click`: each user's last click with those before it, its inputs, and no further facts."""
+    """Protocol `last_click`: each user's last click with the clicks before it, the inputs' digests, and no counts."""
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
     from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
-    return _test_rows(ctx, tie_breaker(events).withColumn("flag", from_end == 1), vocab), inputs, {}
+    return _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab), inputs, {}
 
 
 def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
-    """schemas.runs of clicks whose `flag` marks the targets."""
+    """Rows of schemas.segments, from clicks in which `is_target` marks the targets."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks = samples.columns(clicks, features, F.col("flag"), own_ages=False)
+    clicks = samples.columns(clicks, features, "is_target")
     return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
 
 
@@ -156,7 +159,7 @@ def _first_clicks(events: DataFrame) -> DataFrame:
 
 
 def test_of_day_is_current(ctx: Context) -> bool:
-    """Whether samples/split=test of protocol `day` was made from the vocabulary and the events of dt as they are now."""
+    """Whether samples/split=test of protocol `day` was made from the current vocabulary and the current events of dt."""
     stored = ctx.tables.look("samples", ctx.dt, split=TEST)
     return stored is not None and _test_inputs(ctx).items() <= stored.inputs.items()
 
@@ -170,9 +173,9 @@ def _test_inputs(ctx: Context) -> dict[str, str]:
 
 
 def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
-    """The scored test rows, the head of metrics.json, and the inputs' digests.
+    """The test rows to score, the head of metrics.json, and the inputs' digests.
 
-    Where an earlier day's model serves dt, the rows are made anew with its vocabulary, and not stored.
+    If an earlier day's model serves dt, the rows are made again with its vocabulary, and are not stored.
 
     Raises:
         DataRefused: the split is missing or was made with another vocabulary.
@@ -182,14 +185,16 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     if ctx.serving.dt == ctx.dt:
         stored, made_from = tables.get("samples", ctx.dt, split=TEST), _test_inputs(ctx)
         if not made_from.items() <= stored.inputs.items():
-            raise DataRefused(f"{stored.name} was made from other tables: run `recall samples --dt {ctx.dt}`")
-        test, facts = stored.read(schemas.runs(features)), stored.manifest
+            raise DataRefused(
+                f"{stored.name} was made from other tables than the current ones: run `recall samples --dt {ctx.dt}`"
+            )
+        test, facts = stored.read(schemas.segments(features)), stored.manifest
         made_from["samples"] = stored.digest
     else:
         test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)
     head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
-        # By raw ids: an item that the vocabulary lacks can be a repetition too, and `seen` does not have it.
+        # By raw ids: a repeated item may be missing from the vocabulary, and then it is not in `seen`.
         events, _ = ctx.history()
         firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
         test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
@@ -198,15 +203,15 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
 
 
 def training_clicks(ctx: Context) -> DataFrame:
-    """What the baselines may know, with `tie`: not the held-out clicks of `last_click`; with `day` all before dt."""
+    """The clicks that the baselines may use, with `tie`: `last_click`: without held-out clicks; `day`: all before dt."""
     events, _ = ctx.history()
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
 
 
 def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
-    """The days whose clicks, or the settings they were read with, are not those published.
+    """The days whose clicks, or the settings they were read with, differ from what is published.
 
-    The others stay as they are: to put equal files in their place would take them from under the jobs of later days.
+    The other days are not published again: even equal files would replace those that jobs of later days are reading.
     """
     before = {day: old for day in days if (old := ctx.tables.look("events", day))}
     same = [day for day, old in before.items() if not other_settings("events", old.manifest["config"], ctx.config)]

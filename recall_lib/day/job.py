@@ -1,4 +1,4 @@
-"""How a job runs: from its arguments to its exit code, alone on its day."""
+"""How a job runs, from its arguments to its exit code; it holds the lock of its day."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from collections.abc import Callable, Sequence
 from recall_lib.config import load_config, parse_day
 from recall_lib.day.context import Context
 from recall_lib.process import messages
-from recall_lib.process.command import add_arguments, guarded
+from recall_lib.process.command import parser, run_command
 
 
 def main(run: Callable[[Context], object], argv: Sequence[str] | None = None) -> int:
-    """Parse a job's arguments, run it, and turn its end into an exit code and, on failure, one line on stderr."""
+    """Parse a job's arguments and run it; returns the exit code. A failure prints one line on stderr."""
     module = sys.modules[run.__module__]
     name = module.__file__.rsplit("/", 1)[-1].removesuffix(".py") if module.__file__ else "job"
-    parser = argparse.ArgumentParser(prog=f"recall {name}", description=module.__doc__, allow_abbrev=False)
-    add_arguments(parser)
-    messages.add_argument(parser)
-    args = parser.parse_args(argv)
-    return guarded(name, lambda: run_alone(run, context(args, name)))
+    return run_command(parser(name, module.__doc__, "--config", "--dt"), lambda args: run_alone(run, context(args, name)), argv)
 
 
 def context(args: argparse.Namespace, name: str) -> Context:
@@ -31,7 +27,7 @@ def context(args: argparse.Namespace, name: str) -> Context:
 
 
 def run_alone(run: Callable[[Context], object], ctx: Context) -> None:
-    """Run what publishes a day while nobody else does (Busy if somebody does)."""
+    """Run a job while this run holds the lock of its day (Busy if another run holds it)."""
     from recall_lib.store import locks
 
     with locks.held(ctx.config.paths.root, f"dt={ctx.dt}", ctx.run_id):

@@ -1,4 +1,4 @@
-"""What executors run: Arrow batches in, Arrow batches out.
+"""Functions that executors run, from Arrow batches to Arrow batches.
 
-Beside each such function stands its other end in the driver: what sends it models and arrays, or reads what it has counted.
+Next to each one is its counterpart in the driver, which sends it models and arrays or reads its counts.
 """

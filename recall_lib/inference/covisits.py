@@ -1,4 +1,4 @@
-"""Pairs of items counted over users, block by block of items."""
+"""Counts of item pairs that the same users clicked, one block of items at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scipy import sparse
 
 from recall_lib.samples.ragged import Ragged
 
-_CLICKS = 1 << 22  # of users whose pairs are counted at once: a worker's memory beyond the counts themselves
+_CLICKS = 1 << 22  # clicks whose pairs are counted at once: bounds a worker's memory, apart from the counts themselves
 
 
 def count_covisits(batches: Iterable[pa.RecordBatch], *, items: int, blocks: int) -> Iterator[pa.RecordBatch]:
-    """Rows of transforms.related.spread_by_item -> rows of its COVISITS for the blocks' own items.
+    """Rows of transforms.related.spread_by_item -> rows of its COVISITS, for the items of the blocks in these rows.
 
-    Memory grows with the pairs that occur, not with the users.
+    Memory grows with the number of pairs that occur, not with the users.
 
     Args:
-        batches: every row of the blocks that appear in them.
-        items: item indexes are below this.
-        blocks: that the items were spread by.
+        batches: all rows of one or more blocks.
+        items: number of item indexes.
+        blocks: number of blocks that the items were spread over.
     """
     total = sparse.csr_matrix((items, items), dtype=np.int32)
     for table in _stacks(batches):
@@ -50,7 +50,7 @@ def _matrix(rows: npt.NDArray, columns: npt.NDArray, shape: tuple[int, int]) -> 
 
 
 def as_matrix(covisits: pd.DataFrame, items: int) -> sparse.csr_matrix:
-    """Rows of COVISITS as [items, items] counts, by item index."""
+    """Rows of COVISITS as a sparse matrix of counts, [items, items] by item index."""
     rows = covisits.sort_values("item_index")
     lengths = np.zeros(items, np.int64)
     lengths[rows["item_index"]] = rows["other"].str.len()
@@ -60,7 +60,7 @@ def as_matrix(covisits: pd.DataFrame, items: int) -> sparse.csr_matrix:
 
 
 def _stacks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in fewer, larger pieces."""
+    """The same rows in fewer and larger tables."""
     stack: list[pa.RecordBatch] = []
     clicks = 0
     for batch in batches:

@@ -1,6 +1,6 @@
-"""Held-out targets -> counts of ranks and of recommended items, for the model and the baselines alike (SPEC 7).
+"""Held-out targets -> counts of ranks and of recommended items, for the model and the baselines (SPEC 7).
 
-Whole numbers leave the executors, so that metrics do not depend on partitions or on the order of sums.
+Executors return integers, so metrics do not depend on partitions or on the order of sums.
 """
 
 from __future__ import annotations
@@ -10,38 +10,36 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index, load_model
 from recall_lib.inference.vectors import blocks, infer, read_windows
 from recall_lib.samples.clicks import LEAST_HISTORY
 from recall_lib.samples.ids import FIRST_INDEX, PADDING
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Ints, Ragged
 from recall_lib.transforms.metrics import CUTOFFS, EASE, RANKS, RECOMMENDERS
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemToItem, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
-Ints = npt.NDArray[np.int64]
 MOST = CUTOFFS[-1]
-PERSONAL = ("model", "item_knn", EASE)  # these say nothing of a user without history
+PERSONAL = ("model", "item_knn", EASE)  # these have no recommendations for a user without history
 
 
 def evaluate(
     batches: Iterable[pa.RecordBatch], *, model: Shipped, index: Shipped, baselines: Shipped, filter_seen: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of runs (one target a row, with `seen`) -> rows of transforms.metrics.TALLY.
+    """Rows of schemas.segments (one target per row, with `seen`) -> rows of transforms.metrics.TALLY.
 
-    Without a known click in its history a row gets the popular list from the model, item_knn and ease.
+    For a row without a known item in its history, the recommenders model, item_knn and ease give the popular list.
 
     Args:
         batches: test rows; a target outside the vocabulary or among the filtered seen items is a miss.
         model: the towers.
-        index: item vectors; the search is exact whatever the index's kind.
-        baselines: what `save_baselines` wrote.
-        filter_seen: leave out what the user has clicked, for all recommenders.
+        index: the item vectors; the search is exact for every kind of index.
+        baselines: the folder that `save_baselines` wrote.
+        filter_seen: leave out the items that the user has clicked, for all recommenders.
     """
     towers, meta = load_model(model)
     items, popular, recent, by_history = _recommenders(index, baselines)
@@ -85,7 +83,7 @@ class _Tally:
     def batches(self) -> Iterator[pa.RecordBatch]:
         for (name, k), counts in [*(((name, RANKS), counts) for name, counts in self.ranks.items()), *self.items.items()]:
             key = np.flatnonzero(counts)
-            whose = pa.array([name] * len(key), pa.string())  # typed: nothing may be counted
+            whose = pa.array([name] * len(key), pa.string())  # with a type, because the list may be empty
             columns = {"recommender": whose, "cutoff": pa.array(np.full(len(key), k, np.int32))}
             yield pa.RecordBatch.from_pydict(columns | {"key": pa.array(key), "count": pa.array(counts[key])})
 

@@ -1,4 +1,4 @@
-"""Related items: those that lie nearest, and those that the same users clicked (SPEC 6.3)."""
+"""Related items: those with the nearest vectors, and those that the same users clicked (SPEC 6.3)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index
 from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Ints, Ragged
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.index import ItemIndex
 
-Ints = npt.NDArray[np.int64]
 VECTORS, COVISITATION = "vectors", "covisitation"
 
 
 def related_by_vectors(
     batches: Iterable[pa.RecordBatch], *, index: Shipped, n: int, has_bias: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Rows item_index -> rows of schemas.RELATED: the n items of the largest cosine between vectors.
+    """Rows item_index -> rows of schemas.RELATED: the n items whose vectors have the largest cosine with the item's.
 
-    `has_bias`: the first number of each vector is the item's bias, which says nothing of what it is like.
+    `has_bias`: the first number of each vector is the item's bias; it is left out, because it is not about similarity.
     """
     items = _cosine_index(index, has_bias)
     for rows in blocks(batches):
@@ -40,13 +38,13 @@ def related_by_vectors(
 def related_by_covisits(
     batches: Iterable[pa.RecordBatch], *, index: Shipped, users_of_item: Ints, n: int
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of COVISITS -> rows of schemas.RELATED: the n items of the largest cosine between binary user columns.
+    """Rows of COVISITS -> rows of schemas.RELATED: the n items with the largest cosine between binary user columns.
 
     Args:
         batches: counts of pairs.
-        index: names and ranks the items.
+        index: gives the items' ids and their order for ties.
         users_of_item: how many users clicked each item, int64 [items].
-        n: items wanted; fewer where fewer share a user.
+        n: items per list; a list is shorter if fewer items share a user with the item.
     """
     items = load_index(index)
     for rows in blocks(batches):
@@ -67,7 +65,7 @@ def related_by_covisits(
 
 @lru_cache(maxsize=1)
 def _cosine_index(index: Shipped, has_bias: bool) -> ItemIndex:
-    """The items' vectors without bias, at norm 1, so that the inner product is the cosine; once a Python worker."""
+    """The items' vectors without bias and with norm 1, so that the inner product is the cosine; once per Python worker."""
     from recall_lib.retrieval import simple_lsh
     from recall_lib.retrieval.index import ItemIndex
 
@@ -75,6 +73,6 @@ def _cosine_index(index: Shipped, has_bias: bool) -> ItemIndex:
     return ItemIndex.build(simple_lsh.users(items.vectors[:, int(has_bias) :]), items.item_ids)
 
 
-def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: npt.NDArray[np.float32]) -> pa.RecordBatch:
+def _related(source: str, item_ids: pa.Array, own: Ints, found: Ints, scores: Float32s) -> pa.RecordBatch:
     columns = {"source": pa.array([source] * len(own)), "item_id": item_ids.take(pa.array(own))}
     return pa.RecordBatch.from_pydict(columns | {"items": scored_items(found, scores, item_ids)})

@@ -1,4 +1,4 @@
-"""Models and indexes on their way to the executors, as files: nothing is pickled, nothing is loaded twice."""
+"""Sends models and indexes to the executors as files; nothing is pickled, and a worker loads each only once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Shipped:
 
     Attributes:
         name: the folder's path, or the name of the archive that Spark unpacked.
-        digest: of the content; a worker that is reused sees by it that the files are new.
-        archive: which of the two.
+        digest: of the content; it shows a reused worker that the files are new.
+        archive: whether `name` is an archive's.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Shipped:
     archive: bool = False
 
     def folder(self) -> Path:
-        """Where the files lie on this machine.
+        """The folder of the files on this machine.
 
         Raises:
-            DataRefused: another run has published over them.
+            DataRefused: another run has replaced them.
         """
         if self.archive:
             from pyspark import SparkFiles
@@ -55,7 +55,7 @@ class Shipped:
 
 
 def fetch_published(publication: Publication) -> Shipped:
-    """A published folder of artefacts, for this process: where it lies, or as a copy of what lies elsewhere."""
+    """A published folder of artefacts, for this process: the folder itself if it is local, else a local copy."""
     if publication.local:
         return Shipped(publication.folder, publication.digest)
     local = _area() / f"{publication.dataset}-{publication.digest}"
@@ -68,13 +68,13 @@ def fetch_published(publication: Publication) -> Shipped:
 
 
 def ship_published(spark: SparkSession, publication: Publication) -> Shipped:
-    """A published folder of artefacts, for the executors and, by `folder()`, for this process."""
+    """A published folder of artefacts, for the executors and (by `folder()`) for this process."""
     here = fetch_published(publication)
     return ship_folder(spark, Path(here.name), here.digest)
 
 
 def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
-    """A local folder for the executors: in place with a local master, else as an archive that Spark unpacks."""
+    """A local folder, for the executors: in place with a local master, else as an archive that Spark unpacks."""
     if str(spark.conf.get("spark.master")).split("[")[0] == "local":
         return Shipped(str(folder), digest)
     archive = _area() / str(spark.conf.get("spark.app.id")) / f"{digest}.tar"
@@ -83,7 +83,7 @@ def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
         with tarfile.open(archive, "w") as tar:
             for path in folder.iterdir():  # not the folder as ".": Spark's unpacking refuses it
                 tar.add(path, arcname=path.name)
-        if spark.version < "4":  # its addArtifacts is of Spark Connect alone
+        if spark.version < "4":  # where addArtifacts exists only in Spark Connect
             spark.sparkContext.addArchive(str(archive))
         else:
             spark.addArtifacts(str(archive), archive=True)
@@ -92,7 +92,7 @@ def ship_folder(spark: SparkSession, folder: Path, digest: str) -> Shipped:
 
 @lru_cache(maxsize=1)
 def load_model(model: Shipped) -> tuple[YouTubeDNN, dict[str, Any]]:
-    """The model in eval mode and its facts, once a Python worker; torch uses the task's CPUs."""
+    """The model in eval mode and the content of model.json, loaded once per Python worker; torch uses the task's CPUs."""
     import torch
 
     from recall_lib.model import checkpoint
@@ -103,7 +103,7 @@ def load_model(model: Shipped) -> tuple[YouTubeDNN, dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def load_index(index: Shipped) -> ItemIndex:
-    """The item index, once a Python worker; FAISS uses the task's CPUs."""
+    """The item index, loaded once per Python worker; FAISS uses the task's CPUs."""
     from recall_lib.retrieval.index import ItemIndex
 
     return ItemIndex.load(index.folder(), task_cpus())

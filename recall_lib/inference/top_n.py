@@ -1,4 +1,4 @@
-"""The one pass over users: infer each one's vector, search its top-N, map back to raw ids (SPEC 5.1, 5.4, 6)."""
+"""The one pass over users: infer each user's vector, search the top-N, map item indexes to ids (SPEC 5.1, 5.4, 6)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 MODEL, POPULAR = "model", "popular"  # where a list comes from
-VECTORS, TOP_N, TOP_N_USER_ID = "vectors", "top_n", "top_n_user_id"  # the tables of the pass
+VECTORS, TOP_N, TOP_N_USER_ID = "vectors", "top_n", "top_n_user_id"  # the tables that the pass writes
 
 
 @dataclass(frozen=True)
 class Recommendable:
-    """The items that users may get, in a numbering of their own.
+    """The items that may be recommended, renumbered from 2 on.
 
     Attributes:
-        items: these items.
-        popular: what users get of whom the model knows nothing.
-        clicks: of each item, int64 [items.n].
-        place: number here of each item of the vocabulary, int64 [n]; 0 for one that nobody gets.
+        items: the index of these items.
+        popular: the most clicked of these items, for users of whom the model knows nothing.
+        clicks: clicks of each of these items, by its new number, int64.
+        place: the new number of each item index of the vocabulary, int64 [n]; 0 for an item that is not recommended.
     """
 
     items: ItemIndex
@@ -49,9 +49,9 @@ class Recommendable:
 
         Args:
             users: vectors, [B, d].
-            known: whether the model knows anything of each user, [B]; the others get the most clicked items.
-            n: items a user.
-            seen: items that each user does not get, numbered as here.
+            known: whether the model knows anything about each user, [B]; the others get the most clicked items.
+            n: items per user.
+            seen: items to leave out of each user's list, by their new numbers.
         """
         found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)
         found[known], scores[known] = self.items.search(users[known], n, _rows(seen, known))
@@ -61,26 +61,26 @@ class Recommendable:
         return {"items": items, "source": pa.array(np.where(known, MODEL, POPULAR))}
 
     def of_seen(self, seen: Ragged) -> Ragged:
-        """Lists of items of the vocabulary (ascending) as lists of those that are here."""
+        """Lists of ascending item indexes -> the same lists by new numbers, without items that are not recommended."""
         items = self.place[seen.values]
         here = items != PADDING
         return Ragged(items[here], np.append(0, np.cumsum(here))[seen.offsets])
 
 
 def save_recommendable(folder: Path, allowed: Bools, clicks: Ints) -> None:
-    """Write which items may be recommended, bool [n] by item index, and their clicks, int64 [n], for the executors."""
+    """Write two arrays by item index for the executors: whether it may be recommended, bool [n], and its clicks, int64 [n]."""
     np.save(folder / "allowed.npy", allowed)
     np.save(folder / "clicks.npy", clicks)
 
 
 @lru_cache(maxsize=1)
 def load_recommendable(index: Shipped, recommendable: Shipped) -> Recommendable:
-    """The allowed part of an item index, once a Python worker; `recommendable`: what `save_recommendable` wrote."""
+    """The allowed part of an item index, once per Python worker; `recommendable`: the folder of `save_recommendable`."""
     from recall_lib.retrieval.baselines import MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
     allowed, clicks = (np.load(recommendable.folder() / f"{name}.npy") for name in ("allowed", "clicks"))
-    # Of a part the worker does not keep the whole.
+    # If only some items are allowed, load_index is not used: its cache would keep the whole index in memory.
     whole = allowed[FIRST_INDEX:].all()
     items = load_index(index) if whole else ItemIndex.load(index.folder(), task_cpus()).only(allowed)
     clicks = np.append(np.zeros(FIRST_INDEX, np.int64), clicks[allowed])
@@ -98,19 +98,20 @@ def infer_and_search(
     filter_seen: bool,
     user_id_only: bool = False,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Rows of runs (one target a row, with `seen`) -> (table, its rows), one a user in each table, in the rows' order.
+    """Rows of schemas.segments (one target per row, with `seen`) -> (table, its rows).
 
-    VECTORS has schemas.USER_VECTORS, the others have schemas.TOP_N. Users without history or, in TOP_N_USER_ID, of an id that
-    the model does not know get the most clicked items.
+    Each table has one row per user, in the order of the input.
+    VECTORS has schemas.USER_VECTORS, the others have schemas.TOP_N. Users without history get the most clicked items; in
+    TOP_N_USER_ID users whose id the model does not know get them.
 
     Args:
         batches: users' histories.
         model: the towers.
         index: items to search.
         recommendable: which of them may be recommended, and their clicks.
-        n: items a user; fewer where these items end.
-        filter_seen: leave out what the user has clicked.
-        user_id_only: also TOP_N_USER_ID, for which nothing but the user id is looked at.
+        n: items per user; a list is shorter if there are not enough items.
+        filter_seen: leave out the items that the user has clicked.
+        user_id_only: also yield TOP_N_USER_ID, which uses no input but the user id.
     """
     from recall_lib.retrieval.index import nothing_seen
 
@@ -131,7 +132,7 @@ def infer_and_search(
 
 
 def write_pass(batches: Iterable[pa.RecordBatch], *, folders: Mapping[str, str], **settings: Any) -> Iterator[pa.RecordBatch]:
-    """`infer_and_search`, written by the executor itself to a file in each table's folder, not by way of Spark's rows."""
+    """`infer_and_search`, written by the executor itself to a file in the folder of each table; Spark gets no rows."""
     found = infer_and_search(batches, user_id_only=TOP_N_USER_ID in folders, **settings)
     return write_files((folders[table], rows) for table, rows in found)
 
@@ -141,7 +142,7 @@ def _rows(lists: Ragged, chosen: Bools) -> Ragged:
 
 
 def scored_items(found: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], item_ids: pa.Array) -> pa.Array:
-    """[n, k] item indexes (0: none) and scores as a column of schemas.SCORED_ITEMS."""
+    """Item indexes [n, k] (0: no item) and their scores [n, k], as a column of schemas.SCORED_ITEMS."""
     there = found != PADDING
     offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
     pairs = pa.StructArray.from_arrays([item_ids.take(pa.array(found[there])), pa.array(scores[there])], ["item_id", "score"])

@@ -1,4 +1,4 @@
-"""Vectors of users and items, inferred where the rows are (SPEC 5.1, 5.4)."""
+"""Vectors of users and items, inferred in the executors (SPEC 5.1, 5.4)."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from recall_lib.config import Features, Samples
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.samples.ids import UNKNOWN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
+from recall_lib.samples.windows import Segments, Windows
 
-# Rows, tokens and results that are at hand at once: bounds a worker's memory whatever Spark's batch size is.
+# The most rows, tokens and results in memory at once: they bound a worker's memory for every batch size of Spark.
 _ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18
 
 Floats = npt.NDArray[np.float32]
 
 
 def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
-    """Rows of runs with one target each -> user_id, vector."""
+    """Rows of schemas.segments with one target each -> rows of schemas.USER_VECTORS."""
     towers, meta = load_model(model)
     for rows in blocks(batches, meta["samples"]["window_size"]):
         yield vectors_of_users(rows, infer(towers, read_windows(rows, meta)))
 
 
 def vectors_of_users(rows: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
-    """schemas.USER_VECTORS of the users of some rows, [n], and their vectors, [n, d]."""
+    """Rows of schemas.USER_VECTORS: the user ids of `rows`, [n], with their vectors, [n, d]."""
     return pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
 
 
 def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
-    """Rows item_index, item_id, prior -> item_index, item_id, vector."""
+    """Rows item_index, item_id (with model.recency also prior) -> rows of schemas.ITEM_VECTORS."""
     import torch
 
     towers, _ = load_model(model)
@@ -50,7 +50,7 @@ def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
 
 
 def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1) -> Iterator[pa.RecordBatch]:
-    """The same rows, a bounded number at once. `tokens`, `results`: of a row, at most."""
+    """The same rows in batches of bounded size. `tokens`, `results`: the most that one row has."""
     size = max(1, min(_ROWS, _TOKENS // tokens, _RESULTS // results))
     for batch in batches:
         for start in range(0, batch.num_rows, size):
@@ -58,13 +58,13 @@ def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1)
 
 
 def read_windows(rows: pa.RecordBatch, meta: dict[str, Any]) -> Windows:
-    """The window of each row's one target, cut as the model's training windows were; negatives are not read."""
+    """The window of each row's only target, cut like the model's training windows; negatives are not read."""
     samples = Samples(**meta["samples"] | {"negatives_per_positive": 0})
-    return Runs.from_arrow(rows, Features(**meta["features"]), samples).windows(np.arange(rows.num_rows))
+    return Segments.from_arrow(rows, Features(**meta["features"]), samples).windows(np.arange(rows.num_rows))
 
 
 def user_id_alone(windows: Windows) -> Windows:
-    """The same users with every other input neutral: no history, unknown features, age 0 (P's infer_user)."""
+    """The same users with every input neutral except the user id: no history, unknown features, age 0 (P's infer_user)."""
     rows = len(windows.target)
     nothing = np.zeros(0, np.int64)
     unknown = np.full(rows, UNKNOWN, np.int64)

@@ -1,1 +1,1 @@
-"""Towers, losses and checkpoints in PyTorch: neither Spark nor log files are known here."""
+"""Towers, losses and checkpoints in PyTorch; this package uses neither Spark nor log files."""

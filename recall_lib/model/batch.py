@@ -1,4 +1,4 @@
-"""Windows as tensors: what the towers and losses are given."""
+"""Windows as tensors: the input of the towers and losses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recall_lib.samples.windows import Windows
+from recall_lib.samples.windows import Shared, Windows
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,13 @@ class Batch:
     Attributes:
         history: item ids of all histories, one after the other, int64 [tokens].
         length: tokens in each history, int64 [S].
-        item: per item feature (values int64 [total], counts int64 [tokens]): all tokens' values, and how many each has.
-        user: per user feature, ids int64 [T].
+        item: for each item feature (values int64 [total], counts int64 [tokens]): all tokens' values, and each token's count.
+        user: for each user feature, ids int64 [T].
         example_age: days, float32 [T].
         target: item ids, int64 [T].
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
-        at: each target's history and how many of its tokens it sees, int64 [T] both; null: T = S, each all of its own.
+        shared: each target's history, and how many of its tokens the target sees, int64 [T] both; None: T = S, and each target
+            sees all tokens of its own history.
     """
 
     history: Tensor
@@ -32,11 +33,11 @@ class Batch:
     example_age: Tensor
     target: Tensor
     negatives: Tensor
-    at: tuple[Tensor, Tensor] | None = None
+    shared: Shared[Tensor] | None = None
 
     @classmethod
     def of(cls, windows: Windows, device: torch.device | str = "cpu") -> Batch:
-        """The windows on a device."""
+        """Copy windows to a device."""
 
         def tensor(array: object) -> Tensor:
             return torch.as_tensor(array, device=device)
@@ -49,7 +50,7 @@ class Batch:
             example_age=tensor(windows.example_age),
             target=tensor(windows.target),
             negatives=tensor(windows.negatives),
-            at=None if windows.at is None else (tensor(windows.at[0]), tensor(windows.at[1])),
+            shared=None if windows.shared is None else Shared(*map(tensor, windows.shared)),
         )
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class Batch:
         return len(self.target)
 
     def padded(self, rows: Tensor) -> Tensor:
-        """A row a token, [tokens, d] -> [S, L, d] with zeros after a history's end, L that of the longest."""
+        """One row per token, [tokens, d] -> [S, L, d], padded with zeros to the length L of the longest history."""
         longest = max(1, int(self.length.max())) if len(self.length) else 1
         inside = torch.arange(longest, device=rows.device) < self.length[:, None]
         place = inside.flatten().nonzero()[:, 0]
@@ -65,6 +66,7 @@ class Batch:
         return padded.view(len(self.length), longest, -1)
 
     def seen(self, states: Tensor) -> Tensor:
-        """Of states after each token, [S, L, d], the one after the last token that a target sees; zeros where it sees none."""
-        row, seen = (torch.arange(len(self.length), device=self.length.device), self.length) if self.at is None else self.at
-        return torch.where(seen[:, None] > 0, states[row, (seen - 1).clamp(min=0)], 0.0)
+        """States after each token, [S, L, d] -> each target's state after its last seen token, [T, d]; zeros without one."""
+        own = Shared(torch.arange(len(self.length), device=self.length.device), self.length)
+        history, seen = self.shared or own
+        return torch.where(seen[:, None] > 0, states[history, (seen - 1).clamp(min=0)], 0.0)

@@ -1,7 +1,8 @@
-"""Models on disk: safetensors and JSON, nothing unpickled.
+"""Models on disk, as safetensors and JSON; nothing is unpickled.
 
-A model folder holds `model.safetensors` (weights) and `model.json` (sizes, the settings it was built with, the
-vocabulary's fingerprint, and the version: a hash of all these and the weights, never of clock or run).
+A model folder holds `model.safetensors` (the weights) and `model.json`: sizes, the settings the model was built with, the
+vocabulary's fingerprint, and the version. The version is a hash of all these and the weights; the clock and the run have no
+part in it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ WEIGHTS, META = "model.safetensors", "model.json"
 
 
 def save(folder: Path, model: YouTubeDNN, features: Features, samples: Samples, sizes: dict[str, int], vocab: str) -> str:
-    """Write a model into a folder; gives its version.
+    """Write a model into a folder; returns its version.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         model: its weights are written as they are.
-        features: that it was built with.
-        samples: that it was trained on; inference cuts its histories by them.
-        sizes: ids of each feature.
+        features: the features it was built with.
+        samples: the settings of the samples it was trained on; inference cuts histories by them.
+        sizes: number of ids of each feature.
         vocab: the vocabulary's fingerprint.
     """
     weights = safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()})
@@ -48,10 +49,10 @@ def save(folder: Path, model: YouTubeDNN, features: Features, samples: Samples, 
 
 
 def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
-    """The model of a local folder, in eval mode, and what `model.json` says.
+    """The model in a local folder, in eval mode, and the content of `model.json`.
 
     Raises:
-        DataRefused: a file is missing or is not what was saved.
+        DataRefused: a file is missing or was changed after it was saved.
     """
     try:
         weights = (Path(folder) / WEIGHTS).read_bytes()
@@ -77,10 +78,10 @@ def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `pack` was given.
+    """The tensors and facts that `pack` was called with.
 
     Raises:
-        ValueError: the bytes are no such file.
+        ValueError: the bytes were not made by `pack`.
     """
     try:
         # A safetensors file begins with the length of its JSON header.

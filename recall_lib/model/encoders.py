@@ -1,7 +1,7 @@
-"""Encoders of a user's history: from tokens to one vector a target.
+"""Encoders of a user's history: from tokens to one vector per target.
 
-Each reads a history once and takes a target's vector from the state after the last token that it sees, so that it does
-not matter whether a history belongs to one target (a window) or to many (training.unit `run`).
+Each encoder reads a history once. A target's vector is the state after the last token that the target sees, so a history may
+belong to one target (a window) or to many (training.unit `run`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recall_lib.model.batch import Batch
 
 
 def rows_of(table: Tensor, ids: Tensor, *, sparse: bool) -> Tensor:
-    """Rows of a table [n, dim], ids [...] -> [..., dim]; `sparse`: its gradient holds these rows alone."""
+    """Rows of a table [n, dim], ids [...] -> [..., dim]; `sparse`: the table's gradient holds only these rows."""
     if sparse:
         return F.embedding(ids, table, sparse=True)
     rows: Tensor = _Rows.apply(table, ids.flatten())
@@ -33,10 +33,10 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sp
         table: [n, dim].
         values: ids of all tokens, one token after the other, int64 [total].
         counts: values of each token, int64 [tokens].
-        batch: whose tokens they are.
-        sparse: the table's gradient holds the rows of the values alone.
+        batch: the batch of these tokens.
+        sparse: the table's gradient holds only the rows of these values.
     """
-    if batch.at is None:
+    if batch.shared is None:
         ends = F.pad(counts.cumsum(0), (1, 0))[F.pad(batch.length.cumsum(0), (1, 0))]
         if sparse:
             return F.embedding_bag(values, table, ends[:-1], mode="mean", sparse=True)
@@ -47,7 +47,7 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sp
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of a table; PyTorch's own dense backward pass is several times as slow."""
+    """Rows of a table, with a faster backward pass: PyTorch's own dense one takes several times as long."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
@@ -63,11 +63,14 @@ class _Rows(torch.autograd.Function):
 
 
 class _Mean(torch.autograd.Function):
-    """F.embedding_bag, mode mean, whose own dense backward pass sorts the ids: several times as slow for narrow rows."""
+    """F.embedding_bag, mode mean, with a faster backward pass.
+
+    PyTorch's own dense one sorts the ids, which takes several times as long for narrow rows.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-        """[n, dim], [total], values of each bag [B] -> [B, dim]; zeros for an empty bag."""
+        """[n, dim], [total], number of values of each bag [B] -> [B, dim]; zeros for an empty bag."""
         ctx.save_for_backward(values, lengths)
         ctx.rows = len(table)
         return F.embedding_bag(values, table, lengths.cumsum(0) - lengths, mode="mean")
@@ -78,17 +81,17 @@ class _Mean(torch.autograd.Function):
         return _sums(values, lengths, gradients[0] / lengths.clamp(min=1)[:, None], ctx.rows), None, None
 
 
-_MANY = 4096  # ids from which SciPy's loop is faster than its setting up
+_MANY = 4096  # with at least this many ids, SciPy is faster in spite of its setup time
 
 
 def _sums(values: Tensor, lengths: Tensor | None, rows: Tensor, n: int) -> Tensor:
-    """Per id the sum of the rows of the bags that hold it, [n, dim]: the gradient of a table.
+    """For each id, the sum of the rows of the bags that hold it, [n, dim]: the gradient of a table.
 
     Args:
         values: ids of all bags, one bag after the other, int64 [total].
-        lengths: values of each bag, int64 [B]; null: one each.
-        rows: of each bag, [B, dim].
-        n: ids are below this.
+        lengths: number of values of each bag, int64 [B]; None: one each.
+        rows: the row of each bag, [B, dim].
+        n: number of ids in the table.
     """
     if rows.device.type == "cpu" and len(values) >= _MANY:
         ends = np.arange(len(values) + 1) if lengths is None else F.pad(lengths.cumsum(0), (1, 0)).numpy()
@@ -102,7 +105,7 @@ class MeanEncoder(nn.Module):
     """The mean of the history's embeddings (paper, F)."""
 
     def __init__(self, dim: int) -> None:
-        """`dim`: of the embeddings, and so of the output."""
+        """`dim`: width of the embeddings and of the output."""
         super().__init__()
         self.dim = dim
 
@@ -112,17 +115,17 @@ class MeanEncoder(nn.Module):
 
 
 class LstmEncoder(nn.Module):
-    """The largest value so far of each LSTM output (P)."""
+    """An LSTM; each output is its maximum over the tokens seen so far (P)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
-        """`dim`: of the embeddings; `hidden`: of the LSTM, and so of the output."""
+        """`dim`: width of the embeddings; `hidden`: width of the LSTM and of the output."""
         super().__init__()
         self.dim = hidden
         self.lstm = nn.LSTM(dim, hidden, batch_first=True)
 
     def forward(self, table: Tensor, batch: Batch, *, sparse: bool) -> Tensor:
         """[n, dim] embeddings -> [T, hidden]; zeros for an empty history; `sparse` as in `rows_of`."""
-        # Padding stands after the end, so that it cannot reach the outputs of the steps before it.
+        # Padding comes after a history's end, so it does not change the outputs of the steps before it.
         steps, _ = self.lstm(batch.padded(rows_of(table, batch.history, sparse=sparse)))  # [S, L, hidden]
         return batch.seen(steps.cummax(dim=1).values)
 
@@ -131,7 +134,7 @@ class AttentionEncoder(nn.Module):
     """Causal self-attention in HSTU blocks (Zhai et al. 2024) over items, their features and learnt positions."""
 
     def __init__(self, features: Features, model: Model, window_size: int) -> None:
-        """`window_size`: the longest history."""
+        """`window_size`: tokens of the longest history."""
         super().__init__()
         self.dim = model.encoder_dim
         width = features.item_id.dim + sum(feature.dim for feature in features.item if model.item_rows == "own")
@@ -152,10 +155,10 @@ class AttentionEncoder(nn.Module):
 
 
 class HstuBlock(nn.Module):
-    """Attention by silu in place of softmax, a gate in place of the feed-forward layer, a learnt bias a distance."""
+    """Attention with SiLU instead of softmax, a gate instead of the feed-forward layer, and a learnt bias per distance."""
 
     def __init__(self, model: Model, window_size: int) -> None:
-        """`window_size`: the longest history, by which the attention's sums are divided."""
+        """`window_size`: tokens of the longest history; the attention's sums are divided by it."""
         super().__init__()
         dim, self.heads, self.window_size = model.encoder_dim, model.heads, window_size
         self.norm_in, self.norm_attended = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -164,7 +167,7 @@ class HstuBlock(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(self.heads, window_size))
 
     def forward(self, states: Tensor) -> Tensor:
-        """[S, L, dim] -> [S, L, dim]; a state depends on none after it."""
+        """[S, L, dim] -> [S, L, dim]; a state does not depend on later ones."""
         rows, length, dim = states.shape
         gate, *parts = F.silu(self.into(self.norm_in(states))).split(dim, dim=-1)
         values, queries, keys = (part.view(rows, length, self.heads, -1).transpose(1, 2) for part in parts)
@@ -173,22 +176,22 @@ class HstuBlock(nn.Module):
         return states + self.out(self.dropout(gate * self.norm_attended(attended)))
 
     def _bias(self, length: int) -> Tensor:
-        """[heads, L, L] by distance; so low after a token that silu gives 0 (minus infinity would give no number)."""
+        """[heads, L, L], the bias by distance; for later tokens so low that SiLU gives 0 (minus infinity would give NaN)."""
         place = torch.arange(length, device=self.distance_bias.device)
         distance = place[:, None] - place
         return self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, -1e4)
 
 
 class Dropout(nn.Module):
-    """Dropout to the nearest 1/256, by a byte an element: on a CPU several times faster than a float an element."""
+    """Dropout rounded to 1/256: one random byte per element, on a CPU several times as fast as one random float."""
 
     def __init__(self, p: float) -> None:
-        """`p`: share of the elements that become 0."""
+        """`p`: share of the elements that are set to 0."""
         super().__init__()
         self.dropped = round(p * 256)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape; what is left is scaled up."""
+        """The same shape; the elements that are kept are scaled up."""
         if not self.training or not self.dropped:
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)

@@ -1,7 +1,8 @@
 """The losses of SPEC 4.3, and the distribution their negatives are drawn from.
 
-Symbols: B targets, k negatives a target, n item ids (0 padding and 1 unknown included), q the proposal: an item's
-probability to be drawn. The logQ correction takes log q from the score, so that what is rarely drawn is not overrated.
+Symbols: B targets; k negatives per target; n item ids (0 padding and 1 unknown included); q the proposal, an item's
+probability of being drawn. The logQ correction subtracts log q from the score, so that popular items are not penalised for
+being drawn more often.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from recall_lib.samples.ids import FIRST_INDEX
 
 
 class Proposal:
-    """Items by count^alpha: ids 0 and 1 and items never counted are never drawn; alpha 0 is uniform over the others."""
+    """Draws items in proportion to count^alpha; alpha 0 is uniform. Ids 0 and 1 and items with count 0 are never drawn."""
 
     def __init__(self, counts: npt.NDArray[np.int64], alpha: float, device: torch.device | str = "cpu") -> None:
-        """`counts`: training clicks of each item id, [n]; whatever stands at 0 and 1 is ignored."""
+        """`counts`: training clicks of each item id, [n]; the values at 0 and 1 are ignored."""
         drawn = np.flatnonzero(counts[FIRST_INDEX:] > 0) + FIRST_INDEX
         if not len(drawn):
             raise ValueError("no item has a count: there is nothing to draw negatives from")
         weights = counts[drawn].astype(np.float64) ** alpha
         share = weights / weights.sum()
-        # An item without a count is no training target either; the smallest share keeps its logarithm finite.
+        # An item with count 0 is never a training target; the smallest share keeps its logarithm finite.
         log_q = np.full(len(counts), np.log(share.min()), np.float32)
         log_q[drawn] = np.log(share)
         cumulative = np.cumsum(share)
         self.log_q = torch.as_tensor(log_q, device=device)  # [n]
         self._ids = torch.as_tensor(drawn, device=device)
-        # The last bound is left out: a draw above all others is the last item, whatever the sum was rounded to.
+        # The last bound is left out, so that a draw above all other bounds is the last item even if the sum is rounded below 1.
         self._bounds = None if alpha == 0 else torch.as_tensor(cumulative[:-1], device=device)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -53,7 +54,7 @@ def sampled_softmax(positive: Tensor, negative: Tensor, usable: Tensor) -> Tenso
 
     Args:
         positive: corrected scores s - log q of the targets, [B].
-        negative: the same of the negatives, [B, k].
+        negative: the same for the negatives, [B, k].
         usable: bool [B, k], false for padding and accidental hits.
 
     Returns:
@@ -64,11 +65,11 @@ def sampled_softmax(positive: Tensor, negative: Tensor, usable: Tensor) -> Tenso
 
 
 def nce(positive: Tensor, negative: Tensor, usable: Tensor) -> Tensor:
-    """Noise-contrastive estimation (P): target and negatives told apart by binary cross-entropy.
+    """Noise-contrastive estimation (P): binary cross-entropy that separates the target from the negatives.
 
     Args:
         positive: s - log(k q) of the targets, [B].
-        negative: the same of the negatives, [B, k].
+        negative: the same for the negatives, [B, k].
         usable: bool [B, k], false for padding and accidental hits.
 
     Returns:
@@ -82,12 +83,12 @@ def in_batch_softmax(scores: Tensor, target: Tensor, log_q: Tensor) -> Tensor:
     """Softmax cross-entropy of each target among the batch's targets, with logQ correction.
 
     Args:
-        scores: of user i with target j, [B, B].
-        target: item ids, [B]; another row's equal target is no negative.
-        log_q: of each item in the batch's targets, [n]: the logarithm of its share of all targets.
+        scores: the score of user i with target j, [B, B].
+        target: item ids, [B]; if another row has the same target, it is not used as a negative.
+        log_q: for each item id, [n], the logarithm of its share of all targets.
 
     Returns:
-        Mean over targets; about log(B) at initialisation, were all shares equal and all targets different.
+        Mean over targets; about log(B) at initialisation if all shares are equal and all targets differ.
     """
     corrected = scores - log_q[target]
     same = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool, device=target.device)
@@ -100,7 +101,7 @@ def full_softmax(user: Tensor, items: Tensor, bias: Tensor | None, target: Tenso
     Args:
         user: representations, [B, d].
         items: weights of the item ids from 2 on, [m, d].
-        bias: of the same items, [m]; null: none.
+        bias: of the same items, [m]; None: no bias.
         target: item ids, [B], 2 or above.
 
     Returns:
@@ -115,7 +116,7 @@ _SCORES_AT_ONCE = 1 << 22
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """The gradients are made in the forward pass, some targets at a time: the [B, m] scores never exist at once."""
+    """Computes the gradients in the forward pass, in chunks of targets, so the full [B, m] scores are never in memory."""
 
     @staticmethod
     def forward(ctx: Any, user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class _FullSoftmax(torch.autograd.Function):
             loss -= p.gather(1, own).sum()
             mass = p.exp_().sum(dim=1, keepdim=True)
             loss += mass.log().sum()
-            p.scatter_add_(1, own, -mass)  # the gradient by the scores, up to the factor 1 / mass: divided where it is small
+            p.scatter_add_(1, own, -mass)  # mass times the gradient of the scores; smaller tensors are divided by mass below
             torch.mm(p, items, out=d_part).div_(mass)
             d_items.addmm_(p.T, part / mass)
             if bias is not None:
@@ -153,14 +154,14 @@ class Loss:
     def __init__(
         self, training: Training, negatives_alpha: float, counts: npt.NDArray[np.int64], device: torch.device | str = "cpu"
     ) -> None:
-        """`negatives_alpha`: the power of the counts that the samples' own negatives were drawn by; counts [n]."""
+        """`negatives_alpha`: the samples' own negatives were drawn by count to this power; `counts`: see Proposal, [n]."""
         self.settings = training
         alpha = {"uniform": 0.0, "counts": training.alpha, "samples": negatives_alpha}[training.negatives]
         # The batch's targets are drawn by their counts.
         self.proposal = Proposal(counts, 1.0 if training.loss == "in_batch_softmax" else alpha, device)
 
     def __call__(self, model: YouTubeDNN, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean over the batch's targets, scalar; the generator decides the negatives."""
+        """Mean over the batch's targets, scalar; the generator draws the negatives."""
         user = model.user_representation(batch)
         if self.settings.loss == "full_softmax":
             known = slice(FIRST_INDEX, None)

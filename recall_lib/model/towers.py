@@ -1,8 +1,9 @@
-"""YouTubeDNN (Covington et al. 2016): a user tower over history and features, and one vector an item.
+"""YouTubeDNN (Covington et al. 2016): a user tower over history and features, and one vector per item.
 
-F (fun-rec) is encoder `mean`, items tied to the history's table, cosine at export; P (Paddle) is encoder `lstm`, item
-weights and biases of their own, [1, u] against [b, w] at export. With encoder `attention` the features of items enter with
-the tokens; with the others their means stand beside the encoded history.
+F (fun-rec) has encoder `mean`, scores items with the history's own table, and exports vectors for cosine. P (Paddle) has
+encoder `lstm` and separate item weights and biases, and exports [1, u] and [b, w]. With model.item_rows `own`, the encoder
+`attention` reads item features with the tokens; with the other encoders, the features' means over the history are concatenated
+to the encoded history.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CONTENT = ("values", "offsets")  # buffers of each item feature
 
 
 class YouTubeDNN(nn.Module):
-    """User tower and item vectors, for training and export alike."""
+    """User tower and item vectors, for both training and export."""
 
     def __init__(
         self,
@@ -37,11 +38,11 @@ class YouTubeDNN(nn.Module):
         """A model with random weights.
 
         Args:
-            features: their names and widths.
-            model: settings.
-            sizes: ids of each feature, 0 and 1 included, the items' under `item_id`.
+            features: the features' names and widths.
+            model: the settings.
+            sizes: number of ids of each feature, 0 and 1 included; the number of items is under `item_id`.
             window_size: tokens of the longest history.
-            content: unless model.item_rows is `own`, per item feature (values int [total], offsets int64 [n + 1]): item i
+            content: unless model.item_rows is `own`, for each item feature (values int [total], offsets int64 [n + 1]); item i
                 has values[offsets[i]:offsets[i + 1]].
             sparse: the tables' gradients are sparse tensors of the rows that a batch looks up; needs model.item_rows `own`.
         """
@@ -49,13 +50,7 @@ class YouTubeDNN(nn.Module):
         self.settings, self.sparse = model, sparse
         item_dim = features.item_id.dim
         self.item_table = None if model.item_rows == "content" else self._table(sizes[ITEM_ID], item_dim)
-        self.encoder: MeanEncoder | LstmEncoder | AttentionEncoder
-        if model.encoder == "mean":
-            self.encoder = MeanEncoder(item_dim)
-        elif model.encoder == "lstm":
-            self.encoder = LstmEncoder(item_dim, model.encoder_dim)
-        else:
-            self.encoder = AttentionEncoder(features, model, window_size)
+        self.encoder = _encoder(features, model, window_size)
         self.user_features = [feature.name for feature in features.user]
         self.item_features = [feature.name for feature in features.item]
         self.content = nn.Module()
@@ -64,17 +59,12 @@ class YouTubeDNN(nn.Module):
             for name in self.item_features:
                 for part, tensor in zip(CONTENT, content[name], strict=True):
                     self.content.register_buffer(f"{name}_{part}", tensor)
-        # The prefix keeps a feature's name apart from ModuleDict's own attributes (`type`, `keys`).
+        # The prefix avoids clashes between a feature's name and ModuleDict's own attributes (`type`, `keys`).
         self.tables = nn.ModuleDict(
             {f"user_{f.name}": self._table(sizes[f.name], f.dim) for f in features.user}
             | {f"bag_{f.name}": self._table(sizes[f.name], f.dim) for f in features.item}
         )
-        width = tower_input(features, model)
-        layers: list[nn.Module] = []
-        for size in model.tower:
-            layers += [nn.Linear(width, size), nn.ReLU()]
-            width = size
-        self.tower = nn.Sequential(*(layers if model.output_activation == "relu" else layers[:-1]))
+        self.tower, width = _tower(features, model)
         separate = model.item_output == "separate"
         self.output_table = self._table(sizes[ITEM_ID], width) if separate else None
         self.item_bias = nn.Parameter(torch.zeros(sizes[ITEM_ID])) if model.item_bias else None
@@ -89,7 +79,7 @@ class YouTubeDNN(nn.Module):
         return table
 
     def rows_of_features(self) -> dict[str, str]:
-        """Names of the parameters that have a row an id, and the feature that the ids are of."""
+        """{name of each parameter with one row per id: the feature of these ids}."""
         found = {f"tables.user_{name}.weight": name for name in self.user_features}
         found |= {f"tables.bag_{name}.weight": name for name in self.item_features}
         found |= dict.fromkeys(("item_table.weight", "output_table.weight", "item_bias"), ITEM_ID)
@@ -100,7 +90,7 @@ class YouTubeDNN(nn.Module):
         return self.tables.get_parameter(f"{kind}_{name}.weight")
 
     def item_rows(self) -> Tensor:
-        """What histories are read with, [n, dim]."""
+        """The item embeddings that histories are read with, [n, dim]."""
         parts = [] if self.item_table is None else [self.item_table.weight]
         for name in self.item_features if self.settings.item_rows != "own" else ():
             values, offsets = (self.content.get_buffer(f"{name}_{part}") for part in CONTENT)
@@ -110,18 +100,18 @@ class YouTubeDNN(nn.Module):
 
     @property
     def item_weights(self) -> Tensor:
-        """The weights that items are scored with, [n, d]: the history's own rows (F) or others (P)."""
+        """The weights that items are scored with, [n, d]: `item_rows` (F) or a table of their own (P)."""
         return self.item_rows() if self.output_table is None else self.output_table.weight
 
     def user_representation(self, batch: Batch) -> Tensor:
-        """Output of the tower's last layer, [T, d]; of norm 1 (or 0) where the model is trained on the cosine."""
+        """Output of the tower's last layer, [T, d]; with model.temperature (training on the cosine) its norm is 1 or 0."""
         parts = [self._encoded(batch)]
         parts += [rows_of(self._weight("user", name), batch.user[name], sparse=self.sparse) for name in self.user_features]
         if self.settings.encoder != "attention" and self.settings.item_rows == "own":
             tables = {name: self._weight("bag", name) for name in self.item_features}
             parts += [mean_seen(table, *batch.item[name], batch, sparse=self.sparse) for name, table in tables.items()]
         if self.settings.example_age:
-            # Days span minutes to years: the logarithm keeps hours apart and months in range, and 0 stays 0.
+            # Ages span minutes to years: the logarithm separates hours and keeps months in range, and 0 stays 0.
             parts.append(torch.log1p(batch.example_age.clamp(min=0))[:, None])
         user = self.tower(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         return user if self.settings.temperature is None else F.normalize(user, dim=1)
@@ -137,13 +127,13 @@ class YouTubeDNN(nn.Module):
         return self.encoder(torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0], batch)
 
     def candidates(self, items: Tensor | slice) -> Tensor:
-        """Weights that user representations are multiplied with, ids [...] or a slice -> [..., d]."""
+        """The weights that user representations are multiplied with, ids [...] or a slice -> [..., d]."""
         weights = self.item_weights
         rows = weights[items] if isinstance(items, slice) else rows_of(weights, items, sparse=self.sparse)
         return rows if self.settings.temperature is None else F.normalize(rows, dim=-1) / self.settings.temperature
 
     def scores(self, user: Tensor, items: Tensor) -> Tensor:
-        """Logits of user representations [T, d] with their own candidates, ids [T, k] -> [T, k]."""
+        """Logits of user representations [T, d] with candidates of each one's own, ids [T, k] -> [T, k]."""
         found = (user[:, None] * self.candidates(items)).sum(dim=2)
         return found if self.item_bias is None else found + rows_of(self.item_bias[:, None], items, sparse=False)[..., 0]
 
@@ -153,9 +143,9 @@ class YouTubeDNN(nn.Module):
         return found if self.item_bias is None else found + self.item_bias[items]
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        """Exported user vectors, float32 [T, e]: their inner product with `item_vectors` is the score (SPEC 5.1).
+        """Exported user vectors, float32 [T, e]; their inner product with `item_vectors` is the score (SPEC 5.1).
 
-        With `item_bias` or `recency` e = d + 1 and u = [1, u]; with similarity `cosine` vectors have norm 1 (or are 0).
+        With `item_bias` or `recency` a vector is [1, u] and e = d + 1; else e = d. With similarity `cosine` its norm is 1 or 0.
         """
         user = self.user_representation(batch)
         if self.settings.has_bias:
@@ -163,11 +153,12 @@ class YouTubeDNN(nn.Module):
         return F.normalize(user) if self.settings.similarity == "cosine" else user
 
     def item_vectors(self, *, of_day: bool = False) -> Tensor:
-        """Exported item vectors, float32 [n, e], a row an id; rows 0 and 1 are no candidates. With `item_bias` [b, w].
+        """Exported item vectors, float32 [n, e], one row per id; rows 0 and 1 are never recommended. With a bias: [b, w].
 
         Args:
-            of_day: with `recency`, take the items' biases and the mean user's scores, which say what was clicked in the whole
-                log, away: the first column is then room for a prior of the day, beside which scores count `weight`.
+            of_day: with `recency`, prepare the vectors for a prior of the day, which is then added to the first column. The
+                items' biases are dropped, the mean user's scores are subtracted (both follow the clicks of the whole log), and
+                scores are multiplied by `weight`.
         """
         items = self.candidates(slice(None))
         bias = items.new_zeros(len(items)) if self.item_bias is None else self.item_bias
@@ -177,3 +168,21 @@ class YouTubeDNN(nn.Module):
         if self.settings.has_bias:
             items = torch.cat([bias[:, None], items], dim=1)
         return F.normalize(items) if self.settings.similarity == "cosine" else items
+
+
+def _encoder(features: Features, model: Model, window_size: int) -> MeanEncoder | LstmEncoder | AttentionEncoder:
+    if model.encoder == "mean":
+        return MeanEncoder(features.item_id.dim)
+    if model.encoder == "lstm":
+        return LstmEncoder(features.item_id.dim, model.encoder_dim)
+    return AttentionEncoder(features, model, window_size)
+
+
+def _tower(features: Features, model: Model) -> tuple[nn.Sequential, int]:
+    """The layers that make a user's vector, and its width."""
+    width = tower_input(features, model)
+    layers: list[nn.Module] = []
+    for size in model.tower:
+        layers += [nn.Linear(width, size), nn.ReLU()]
+        width = size
+    return nn.Sequential(*(layers if model.output_activation == "relu" else layers[:-1])), width

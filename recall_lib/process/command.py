@@ -1,55 +1,86 @@
-"""What every command shares: its arguments, and how it ends.
-
-Exit codes: 0 done, 1 an unexpected failure, 2 bad usage or config, 3 data refused, 4 no input, 75 another run has the day.
-"""
+"""What every command shares: its parser, and how it ends (errors.py has the exit codes)."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from recall_lib.process import messages
-from recall_lib.process.errors import DataRefused, RecallError
+from recall_lib.process.errors import INTERRUPTED, NOT_READ, DataRefused, RecallError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config, --dt and --set, the same for every job."""
-    add_config_arguments(parser)
-    parser.add_argument("--dt", required=True, metavar="YYYY-MM-DD", help="the day the result is for")
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        """Print the help at once; unlike argparse's, this raises BrokenPipeError where nobody reads it."""
+        print(self.format_help(), end="", file=file, flush=True)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config and --set, the same for every command."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        dest="overrides",
-        help="override a setting, e.g. --set input.path=/data/log (may be repeated)",
+def parser(name: str, doc: str | None, *required: str, optional: Collection[str] = ()) -> argparse.ArgumentParser:
+    """The parser of `recall <name>`, with --log-format and the shared options that the command takes.
+
+    Args:
+        name: as it is typed.
+        doc: the description, printed as it is written.
+        required: of --config (which brings --set) and --dt, those that must be given.
+        optional: those that may be given.
+    """
+    made = _Parser(
+        prog=f"recall {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    taken = {*required, *optional}
+    if "--config" in taken:
+        made.add_argument(
+            "--config", required="--config" in required, metavar="FILE", help="YAML file of settings, e.g. conf/demo.yaml"
+        )
+        made.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="section.key=value",
+            dest="overrides",
+            help="override a setting, e.g. --set input.path=/data/log (may be repeated)",
+        )
+    if "--dt" in taken:
+        made.add_argument("--dt", required="--dt" in required, metavar="YYYY-MM-DD", help="the day the result is for")
+    made.add_argument(
+        "--log-format", choices=messages.FORMATS, help="print lines of text, or one JSON object per line (default: text)"
+    )
+    return made
+
+
+def run_command(
+    options: argparse.ArgumentParser, action: Callable[[argparse.Namespace], object], argv: Sequence[str] | None = None
+) -> int:
+    """Parse `argv`, call `action` with the arguments other than --log-format, and return the exit code."""
+
+    def parse_and_act() -> None:
+        args = options.parse_args(argv)
+        messages.choose(vars(args).pop("log_format"))
+        action(args)
+
+    return guarded(options.prog.removeprefix("recall "), parse_and_act)
 
 
 def guarded(name: str, action: Callable[[], object]) -> int:
     """Run an action; any failure becomes one line on stderr and the documented exit code."""
     try:
         action()
+        sys.stdout.flush()
         return 0
     except RecallError as error:
         messages.fail(name, " ".join(str(error).split()))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough: the shells' code for it, for what is left is not done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return NOT_READ
     except KeyboardInterrupt:
         messages.fail(name, "interrupted; nothing half-written is published, run it again")
-        return 130
+        return INTERRUPTED
     except Exception as error:
         if os.environ.get("RECALL_TRACEBACK"):
             traceback.print_exc()

@@ -1,4 +1,6 @@
-"""The errors that end a command with one line and a documented exit code."""
+"""The errors that end a command with one line, and the exit codes of all commands."""
+
+import signal
 
 
 class RecallError(Exception):
@@ -29,3 +31,20 @@ class Busy(RecallError):
     """Another run holds what this one needs: the same command may succeed later (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+# After a signal, as shells number them.
+INTERRUPTED = 128 + signal.SIGINT
+NOT_READ = 128 + signal.SIGPIPE
+
+# What `recall --help`, README.md and deploy/RUNBOOK.md say of each.
+EXIT_CODES = {
+    0: "done",
+    RecallError.exit_code: "an unexpected failure; `RECALL_TRACEBACK=1` shows where",
+    UsageError.exit_code: "bad usage or config",
+    DataRefused.exit_code: "data refused: too many rejects, or an earlier table is missing or does not match",
+    NoInput.exit_code: "no file matches the input, or the log has no rows",
+    Busy.exit_code: "another run holds the lock: the same command may succeed later",
+    INTERRUPTED: "interrupted",
+    NOT_READ: "the program that read the output ended first",
+}

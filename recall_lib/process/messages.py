@@ -8,34 +8,28 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 _STARTED = time.monotonic()
 # The format and what all lines of a run share: a JSON object, or unset for text. Local ranks see it too.
 _VARIABLE = "RECALL_LOG_FIELDS"
 
 
-class _Choose(argparse.Action):
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: str | Sequence[Any] | None, *_: Any
-    ) -> None:
+FORMATS = ("text", "json")
+
+
+def choose(log_format: Literal["text", "json"] | None) -> None:
+    """Speak in this format from now on; None: in that of the process that started this one."""
+    if log_format:
         os.environ.pop(_VARIABLE, None)
-        if values == "json":
-            os.environ[_VARIABLE] = "{}"
-
-
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """--log-format."""
-    parser.add_argument(
-        "--log-format", choices=["text", "json"], action=_Choose, help="lines for people (text) or for machines (json)"
-    )
+    if log_format == "json":
+        os.environ[_VARIABLE] = "{}"
 
 
 def bind(**fields: str) -> None:
@@ -58,7 +52,12 @@ def show(stage: str, result: str | Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, cells)) for cells in zip(*result, strict=True)]
     for row in rows if _VARIABLE in os.environ else result:
         text = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        _write("info", stage, text, text, False, row=dict(zip(head, row, strict=True)))
+        show_row(stage, dict(zip(head, row, strict=True)), text)
+
+
+def show_row(stage: str, row: Mapping[str, Any], text: str) -> None:
+    """A row of what was asked for: `text` for people, in JSON {"row": {...}} too."""
+    _write("info", stage, text, text, False, row=row)
 
 
 def fail(command: str, message: str) -> None:

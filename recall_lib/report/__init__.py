@@ -1,1 +1,1 @@
-"""What a day came to, as one HTML page."""
+"""The report of a day: its facts, and one HTML page of them."""

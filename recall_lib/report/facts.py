@@ -1,4 +1,4 @@
-"""What a day's report tells, gathered from manifests, the training log and the metrics: no table is read."""
+"""The facts in a day's report, collected from manifests, the training log and the metrics; no table is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recall_lib import datasets
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 
-# What every manifest holds; the rest are a stage's own facts.
+# Entries that every manifest may have; the others are a stage's own facts.
 _COMMON = {
     "dataset",
     "dt",
@@ -26,10 +26,10 @@ _COMMON = {
 
 
 def collect(tables: Tables, dt: str) -> dict[str, Any]:
-    """The facts of one day, as `render` takes them; what is not published yet is left out.
+    """The facts of one day, as `render` takes them; tables that are not published yet are left out.
 
     Returns:
-        {"dt", "account": {fate: rows} of the newest ingestion, "account_days": the days it was for,
+        {"dt", "account": {fate: rows} of the newest ingestion, "account_days": the days it published,
         "events": clicks per day {day: rows},
         "stages": [{"name", "bytes", "seconds", "facts": {name: value}}], "digests": {stage: digest},
         "training": records of the training log, "metrics": metrics.json or {}, "config", "versions"}
@@ -38,7 +38,7 @@ def collect(tables: Tables, dt: str) -> dict[str, Any]:
     ordered = tables.config.input.ordering == "time"
     manifests = {day: tables.get("events", day).manifest for day in days if (day <= dt if ordered else day == dt)}
     newest = max(manifests.values(), key=lambda manifest: manifest["published_at"], default={})
-    # Events and rejects are of all days, and shown apart; the report cannot show itself.
+    # Events and rejects belong to all days and are shown separately; the report cannot show itself.
     rows = [row for row in datasets.in_order() if row.job not in ("events", "report")]
     looked = [tables.look(row.name, dt, **part) for row in rows for part in row.parts()]
     found = {_named(one): one for one in looked if one}
@@ -73,7 +73,7 @@ def _stage(publication: Publication) -> dict[str, Any]:
 
 
 def flatten(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts as one level: {"sizes": {"city": 8}} becomes {"sizes city": 8}; lists are left as they are."""
+    """Nested facts as one level: {"sizes": {"city": 8}} becomes {"sizes city": 8}; lists do not change."""
     flat: dict[str, Any] = {}
     for key, value in facts.items():
         name = f"{prefix} {key}".strip()

@@ -1,4 +1,4 @@
-"""A day's report as one HTML file that needs nothing else: no script, no link, pictures inline."""
+"""A day's report as one self-contained HTML file: no scripts, no links, pictures inline."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def _before(events: Mapping[str, int], dt: str) -> dict[str, int]:
 
 
 def scored(metrics: Mapping[str, Any]) -> list[str]:
-    """The recommenders that metrics.json has figures of; none while the day is pending or had no user to score."""
+    """The recommenders in metrics.json; none while the day's metrics are pending or if the day had no user to score."""
     return [name for name in RECOMMENDERS if name in metrics] if metrics.get("users") else []
 
 
 def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, bool]]]]:
-    """Every metric with, for each recommender, its value and whether it is the best; popularity and None are never it."""
+    """Every metric, and for each recommender its value and whether it is the best; no popularity and no None is best."""
     blocks = [metrics[name] for name in RECOMMENDERS if name in metrics]
     table = []
     for metric in [f"{measure}@{k}" for measure in _MEASURES for k in CUTOFFS] + ["mrr"]:
@@ -80,7 +80,7 @@ def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | N
 
 
 def number(value: Any) -> str:
-    """A count with thousands apart, a share with four decimals, other real numbers with four digits, None as a dash."""
+    """A number as text: counts with separated thousands, shares with four decimals, others with four digits, None as a dash."""
     if value is None:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -91,7 +91,7 @@ def number(value: Any) -> str:
 
 
 def loss_picture(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """The training loss by step, with the validation NDCG@10 where there is one, as a data URI; None without a loss."""
+    """The training loss by step, with the validation NDCG@10 if it is logged, as a data URI; None if no loss is logged."""
     loss = [(record["step"], record["loss"]) for record in records if "loss" in record]
     if not loss:
         return None
@@ -107,7 +107,7 @@ def loss_picture(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def metrics_picture(metrics: Mapping[str, Any]) -> str | None:
-    """Hit rates of the model and the baselines as a data URI; None where no user is scored."""
+    """Hit rates of the model and the baselines as a data URI; None if no user is scored."""
     names = scored(metrics)
     if not names:
         return None
@@ -131,7 +131,7 @@ def _figure(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _data_uri(figure: Figure) -> str:
-    """SVG without clock or random ids, so that equal pictures are equal bytes."""
+    """The figure as SVG without dates or random ids, so that equal pictures give equal bytes."""
     picture = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "recall"}):
         figure.savefig(picture, format="svg", metadata={"Date": None})

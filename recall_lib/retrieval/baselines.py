@@ -15,9 +15,8 @@ from scipy.linalg import lapack
 
 from recall_lib.retrieval.index import candidates
 from recall_lib.samples.ids import FIRST_INDEX, PADDING
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Ints, Ragged
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 # EASE's L2 penalty. On MovieLens 1M's validation clicks HR@10 is .203 at 200, and .211 from 500 to 1000.
 EASE_LAMBDA = 500.0
@@ -79,7 +78,7 @@ class ItemToItem(ABC):
                 ranks[row] = 1 + (scores > scores[place]).sum() + (scores[:place] == scores[place]).sum()
         return found, ranks
 
-    def _scores(self, history: Ints) -> npt.NDArray[np.float32]:
+    def _scores(self, history: Ints) -> Float32s:
         """In the order of the ids, so that among equals the first comes first."""
         total = np.zeros(len(self.item_of_rank))
         for item in history[history >= FIRST_INDEX]:
@@ -160,7 +159,7 @@ def save_ease(covisits: sparse.csr_matrix, id_rank: Ints, folder: Path) -> None:
     np.save(folder / EASE_FILE, weights.astype(np.float32, order="C"))  # a click's weights lie side by side
 
 
-def _largest(scores: npt.NDArray[np.float32], n: int) -> Ints:
+def _largest(scores: Float32s, n: int) -> Ints:
     """Places of the n largest scores above minus infinity, best first, the first place first among equals."""
     n = min(n, len(scores))
     if not n:

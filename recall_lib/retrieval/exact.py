@@ -1,16 +1,13 @@
-"""The best items by one matrix product with all of them: the fastest way as long as they are few."""
+"""Exact search by one matrix product with all items: the fastest way as long as items are few."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
 
 _BLOCK = 1 << 21  # scores of one product
 _GROUPS = 2  # groups of items for each item wanted, whose best scores tell what is good enough
@@ -18,24 +15,25 @@ _MANY = 4  # candidates for each item wanted: with more, the scores lie too near
 _BFLOAT16 = 2.0**-8  # the largest share of itself by which rounding moves a number
 
 
-class Product:
+class ExactSearch:
     """Items to be multiplied with users, in bfloat16 on CPUs that have instructions for it.
 
-    The k-th largest of the maxima of groups of items bounds the k-th largest score from below, and not much more than the k
-    best lies above it; sorting those maxima is all that is sorted. By how much rounding may move a score is known, and the
-    bound lies lower by as much; where too many items lie above it, the product is made again in float32. The items' mean is
-    left out of it: that moves all scores of a user alike, and smaller numbers round to nearer ones.
+    Split the items into groups and take each group's best score. The k-th largest of these is a lower bound of the k-th best
+    score, so only items above it can be among the best k. Only the groups' best scores are sorted. Scores in bfloat16 may be
+    off by a known amount; the bound is lowered by that amount. If too many items lie above it, the scores are computed
+    again in float32. The items' mean is subtracted first: that moves all scores of a user alike, and smaller numbers lose
+    less when they are rounded.
     """
 
-    def __init__(self, items: Floats) -> None:
+    def __init__(self, items: Float32s) -> None:
         """items: float32 [n, d], n > 0."""
         self._mean = items.mean(axis=0)
-        columns = torch.from_numpy(np.ascontiguousarray((items - self._mean).T))
-        self._columns = [columns.bfloat16(), columns] if _multiplies_bfloat16() else [columns]
+        columns = torch.from_numpy(np.ascontiguousarray((items - self._mean).T))  # [d, n]
+        self._columns = [columns.bfloat16(), columns] if _multiplies_bfloat16() else [columns]  # coarse to fine
         self._largest = _norms(columns).max()
         self._moved = [_norms(rounded - columns).max() for rounded in self._columns]  # by rounding
 
-    def best(self, users: Floats, k: int) -> tuple[Ints, Doubles]:
+    def best(self, users: Float32s, k: int) -> tuple[Ints, Float64s]:
         """The k items of the largest inner product, and few others.
 
         Args:
@@ -51,51 +49,105 @@ class Product:
             part = slice(start, start + rows)
             above, bound[part] = self._above(users[part], k, precision)
             while len(above) > _MANY * k * len(users[part]) and precision + 1 < len(self._columns):
-                precision += 1
+                precision += 1  # for the later blocks as well
                 above, bound[part] = self._above(users[part], k, precision)
             found.append(above + start * n)
-        place = np.concatenate(found)
-        row = place // n
-        counts = np.bincount(row, minlength=len(users))
-        places = np.full((len(users), counts.max(initial=0)), -1)
-        places[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = place - row * n
-        return places, bound + users.astype(np.float64) @ self._mean
+        user, item = np.divmod(np.concatenate(found), n)  # ascending by user
+        counts = np.bincount(user, minlength=len(users))
+        items = np.full((len(users), counts.max(initial=0)), -1)
+        items[user, Ragged.spans(np.zeros_like(counts), counts).values] = item
+        return items, bound + users.astype(np.float64) @ self._mean
 
-    def _above(self, users: Floats, k: int, precision: int) -> tuple[Ints, Doubles]:
-        """Places, in scores [B, n] laid flat, of what may be among the k best of each user; what no other exceeds, [B]."""
+    def _above(self, users: Float32s, k: int, precision: int) -> tuple[Ints, Float64s]:
+        """Which items may be among each user's k best: positions in the scores [B, n] laid flat, user * n + item.
+
+        Also returns a bound, float64 [B], that no other item's score exceeds.
+        """
+        keys, off, rounding = self._multiply(users, precision)
+        cut, bound, positive = _cut(keys, k, off, rounding)
+        if not positive:  # one more pass over all scores, which most searches do without
+            cut, bound, _ = _cut(_ordered(keys), k, off, rounding)
+        return np.flatnonzero(keys >= cut[:, None]), bound
+
+    def _multiply(self, users: Float32s, precision: int) -> tuple[Any, Float64s, float]:
+        """The scores and how far they may be wrong.
+
+        Returns:
+            Bits of the scores, int16 (bfloat16) or int32 (float32) [B, n]; how far a score may be off before it is stored,
+            float64 [B]; the largest share of itself by which storing it moves a score.
+        """
         columns = self._columns[precision]
         given = torch.from_numpy(users)
         rounded = given.to(columns.dtype)
         norm, moved = _norms(given.T), _norms((rounded - given).T)
+        # |u'v' - uv| <= |u||v' - v| + |u' - u||v'|, and the sum of d products in float32 errs by at most d 2^-22 |u||v|.
         off = norm * (self._moved[precision] + self._largest * users.shape[1] * 2.0**-22)
         off += moved * (self._largest + self._moved[precision])
-        share = 0.0 if columns.dtype == torch.float32 else _BFLOAT16
-        bits = 8 * columns.dtype.itemsize
-        keys = (rounded @ columns).view(torch.int16 if bits == 16 else torch.int32).numpy()
-        size = max(1, keys.shape[1] // (_GROUPS * k))
-        groups = keys.shape[1] // size
-        for ordered in (False, True):
-            if ordered:
-                _order(keys)
-            maxima = keys[:, : size * groups].reshape(len(keys), size, groups).max(axis=1)
-            least_key = np.sort(maxima, axis=1)[:, -k]
-            least = _order(least_key.astype(np.int32) << 32 - bits).view(np.float32).astype(np.float64)
-            least -= share * np.abs(least)
-            cut = least - 2 * off
-            cut -= share * np.abs(cut)
-            cut_key = _order(np.nextafter(cut.astype(np.float32), np.float32(-np.inf)).view(np.int32)) >> 32 - bits
-            if (np.minimum(least_key, cut_key) > 0).all():  # the bits of positive numbers are in order
-                break
-        return np.flatnonzero(keys >= cut_key.astype(keys.dtype)[:, None]), least - off
+        is_float32 = columns.dtype == torch.float32
+        scores = (rounded @ columns).view(torch.int32 if is_float32 else torch.int16)
+        return scores.numpy(), off, 0.0 if is_float32 else _BFLOAT16
 
 
-def _order(bits: Any) -> Any:
-    """The bits of floats, as signed integers, in place made to order as the floats do, and back."""
-    bits ^= (bits >> 8 * bits.itemsize - 1) & np.iinfo(bits.dtype).max
+def _cut(keys: Any, k: int, off: Float64s, rounding: float) -> tuple[Any, Float64s, bool]:
+    """Where to cut: below `cut` no item is among its user's k best.
+
+    Of an item let s be the exact score, c the computed one (|c - s| <= off), and r what is stored of it
+    (|r - c| <= rounding |r|). Let R be the k-th largest of the groups' best r.
+
+        1. k items have r >= R.
+        2. So these have c >= R - rounding |R|, called C,
+        3. and s >= C - off: this is the bound, and the k-th best score is not below it.
+        4. Any item with s >= bound has c >= bound - off = C - 2 off, called D,
+        5. and r >= D - rounding |D|: this is the cut. What lies below it has s < bound.
+
+    Args:
+        keys: the stored scores' bits, [B, n]; in the order of the scores where these are positive, or everywhere.
+
+    Returns:
+        The cut as a key [B]; the bound, float64 [B]; whether both lie among positive scores, without which they are right
+        only for ordered keys.
+    """
+    kth_key = _kth_of_groups(keys, k)
+    kth = _numbers(kth_key)
+    computed = kth - rounding * np.abs(kth)
+    cut = computed - 2 * off
+    cut -= rounding * np.abs(cut)
+    cut_key = _keys_below(cut, keys.dtype)
+    return cut_key, computed - off, bool((np.minimum(kth_key, cut_key) > 0).all())
+
+
+def _kth_of_groups(keys: Any, k: int) -> Any:
+    """The k-th largest of the groups' largest keys, [B]. Item i is in group i % groups; a few of the last are in none."""
+    n = keys.shape[1]
+    size = max(1, n // (_GROUPS * k))
+    groups = n // size  # k or more
+    largest = keys[:, : size * groups].reshape(len(keys), size, groups).max(axis=1)  # [B, size, groups] -> [B, groups]
+    return np.sort(largest, axis=1)[:, -k]
+
+
+def _ordered(bits: Any) -> Any:
+    """Changes the bits of floats, as signed integers, in place, so that they order as the floats do; twice: back again.
+
+    A float is | sign | exponent | fraction |. The bits of positive ones are in order as they are. The larger a negative one
+    is in size, the larger are its bits, so all bits but the sign are turned over.
+    """
+    bits ^= (bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max
     return bits
 
 
-def _norms(columns: torch.Tensor) -> Doubles:
+def _numbers(keys: Any) -> Float64s:
+    """The numbers of ordered keys, [B]; a negative bfloat16 comes out a little too small, by less than its last bit."""
+    wide = keys.astype(np.int32) << (32 - 8 * keys.itemsize)  # a bfloat16 is the upper half of a float32
+    return _ordered(wide).view(np.float32).astype(np.float64)
+
+
+def _keys_below(numbers: Float64s, dtype: np.dtype) -> Any:
+    """Ordered keys of numbers just below the given ones, [B]."""
+    below = np.nextafter(numbers.astype(np.float32), np.float32(-np.inf))
+    return (_ordered(below.view(np.int32)) >> (32 - 8 * dtype.itemsize)).astype(dtype)
+
+
+def _norms(columns: torch.Tensor) -> Float64s:
     """Of each column, float64 [n]."""
     return torch.linalg.vector_norm(columns, dim=0, dtype=torch.float64).numpy()
 

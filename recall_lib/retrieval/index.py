@@ -1,8 +1,8 @@
 """The item index: FAISS, or for few items a matrix product, finds candidates; exact scores put them in order.
 
-The scores of both depend, in their last bits, on how the queries were batched. They only choose candidates here; the
-candidates' scores are computed again one by one, and a row is searched deeper until no item outside could have belonged
-in. So the same user gets the same list in any batch, partition and run.
+The scores that FAISS or the product computes differ in their last bits with the batch that a query came in. They only choose
+candidates here. The candidates' scores are computed again one by one, and a row is searched deeper until no other item can
+belong to its list. So the same user gets the same list in any batch, partition and run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recall_lib.process.errors import DataRefused, UsageError
-from recall_lib.retrieval.exact import Product
+from recall_lib.retrieval.exact import ExactSearch
 from recall_lib.samples.ids import FIRST_INDEX, PADDING
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Packed = npt.NDArray[np.uint64]  # see _pack
+# A candidate as one number that sorts by falling score, then by rising rank of the id's bytes:
+#     | upper 32 bits: the score's, turned over so that a larger score is a smaller number | lower 32 bits: the rank |
+Packed = npt.NDArray[np.uint64]
+_RANK = np.uint64(2**32 - 1)  # the lower half
+_LAST = np.uint64(2**64 - 1)  # no candidate: sorts after every other
 
 # FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
 faiss.cvar.distance_compute_blas_threshold = 20
@@ -36,11 +38,10 @@ _FEW_MISSING = 0.9  # share of the items from which a part is searched as the wh
 _LARGEST = 1e15  # of a number in a vector: FAISS squares it
 _OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
 _STEP = 1.25  # from one depth of search to the next
+_DEEPER = 4  # times as many candidates for a row that was not searched deep enough
 _CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
 _DENSE = 1 << 23  # scores held at once when all items are ranked
-_FEW_ITEMS = 1 << 16  # up to which `Product` is faster than FAISS
-_LAST = np.uint64(2**64 - 1)  # sorts after every packed score
-_RANK = np.uint64(2**32 - 1)  # the part of a packed score that is the id's rank
+_FEW_ITEMS = 1 << 16  # up to which `ExactSearch` is faster than FAISS
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class ItemIndex:
     """
 
     index: Any
-    vectors: Floats
+    vectors: Float32s
     item_ids: pa.Array
     id_rank: Ints
 
     @classmethod
-    def build(cls, vectors: Floats, item_ids: pa.Array, factory: str = EXACT, nprobe: int | None = None) -> ItemIndex:
+    def build(cls, vectors: Float32s, item_ids: pa.Array, factory: str = EXACT, nprobe: int | None = None) -> ItemIndex:
         """Index the vectors of items 2 and up.
 
         Args:
@@ -111,23 +112,34 @@ class ItemIndex:
             ids.column("id_rank").to_numpy().astype(np.int64),
         )
 
+    @property
+    def size(self) -> int:
+        """Number of items that can be recommended."""
+        return len(self.vectors) - FIRST_INDEX
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the index misses no item."""
+        return isinstance(self.index, faiss.IndexFlat)
+
     @cached_property
     def _largest_norm(self) -> float:
         return float(np.sqrt(np.einsum("id,id->i", self.vectors, self.vectors).max(initial=0)))
 
     @cached_property
-    def _product(self) -> Product:
-        return Product(self.vectors[FIRST_INDEX:])
+    def _exact_search(self) -> ExactSearch:
+        return ExactSearch(self.vectors[FIRST_INDEX:])
 
     @cached_property
     def _item_of_rank(self) -> Ints:
         return np.argsort(self.id_rank[FIRST_INDEX:]) + FIRST_INDEX
 
-    def search(self, users: Floats, n: int, seen: Ragged | None = None) -> tuple[Ints, Floats]:
+    def search(self, users: Float32s, n: int, seen: Ragged | None = None) -> tuple[Ints, Float32s]:
         """The n items of the largest inner product, best first, ties by item id bytes.
 
-        With a `Flat` index the result is exact. With an approximate one, a row is searched exactly that is left short of n or
-        has seen more items than it wants. In no case does it matter what other rows there are.
+        With a `Flat` index the result is exact. With an approximate one, two kinds of rows are searched exactly: those that
+        it leaves short of n, and those that have seen more items than they want. A row's result does not depend on the other
+        rows.
 
         Args:
             users: float32 [B, d].
@@ -141,29 +153,18 @@ class ItemIndex:
             DataRefused: a user vector is not finite.
         """
         _require_finite(users, "user")
-        seen = seen or nothing_seen(len(users))
-        catalogue = len(self.vectors) - FIRST_INDEX
-        packed = np.full((len(users), n), _LAST)
-        fetch = np.minimum(_depths(n + _OVERFETCH, seen.lengths), catalogue)
-        approximate = not isinstance(self.index, faiss.IndexFlat)
-        deep = approximate & (seen.lengths > n + _OVERFETCH)  # its few lists would not hold what is left
-        rows, again = np.flatnonzero(~deep) if catalogue else np.zeros(0, np.int64), [np.flatnonzero(deep)]
-        while len(rows) or len(again[0]):
-            for chunk, k in _chunks(rows, fetch):
-                own = seen.slices(seen.offsets[chunk], seen.offsets[chunk + 1])
-                packed[chunk], complete = self._search_chunk(users[chunk], n, k, own, approximate)
-                again.append(chunk[~complete])
-            rows, again = np.concatenate(again), [np.zeros(0, np.int64)]
-            if not approximate:
-                fetch[rows] = np.minimum(4 * fetch[rows], catalogue)
-            approximate = False
-        found = packed != _LAST
-        items = (
-            self._item_of_rank[np.where(found, packed & _RANK, 0).astype(np.int64)] if catalogue else np.zeros_like(packed, int)
-        )
-        return np.where(found, items, PADDING), np.where(found, _score(packed), np.float32(0))
+        if not self.size:
+            return np.full((len(users), n), PADDING), np.zeros((len(users), n), np.float32)
+        search = _Search(self, users, n, seen or nothing_seen(len(users)))
+        rows = np.arange(len(users))
+        if not self.is_exact:
+            rows = search.by_lists(rows)
+        search.exactly(rows)
+        missing = search.best == _LAST
+        items = self._item_of_rank[np.where(missing, 0, search.best & _RANK).astype(np.int64)]
+        return np.where(missing, PADDING, items), np.where(missing, np.float32(0), _score(search.best))
 
-    def rank(self, users: Floats, targets: Ints, seen: Ragged | None = None) -> Ints:
+    def rank(self, users: Float32s, targets: Ints, seen: Ragged | None = None) -> Ints:
         """Place (from 1) of each row's target in its exact ranking of the whole catalogue, in `search`'s order.
 
         Args:
@@ -183,9 +184,9 @@ class ItemIndex:
 
     def exact(self) -> ItemIndex:
         """The same items behind an index that misses none."""
-        return self if isinstance(self.index, faiss.IndexFlat) else ItemIndex.build(self.vectors, self.item_ids)
+        return self if self.is_exact else ItemIndex.build(self.vectors, self.item_ids)
 
-    def only(self, allowed: npt.NDArray[np.bool_]) -> ItemIndex:
+    def only(self, allowed: Bools) -> ItemIndex:
         """Some of the items, numbered anew from 2 in the same order.
 
         Where a few are missing, the index is of the same kind and settings; where many are, it is exact: of what an approximate
@@ -197,7 +198,7 @@ class ItemIndex:
         kept = np.flatnonzero(allowed[FIRST_INDEX:]) + FIRST_INDEX
         rows = np.concatenate([np.arange(FIRST_INDEX), kept])
         vectors = np.ascontiguousarray(self.vectors[rows])
-        if isinstance(self.index, faiss.IndexFlat) or len(kept) < _FEW_MISSING * (len(self.vectors) - FIRST_INDEX):
+        if self.is_exact or len(kept) < _FEW_MISSING * self.size:
             index: Any = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
         else:
             index = faiss.clone_index(self.index)  # what training found, and nprobe and the like, stay
@@ -207,7 +208,7 @@ class ItemIndex:
         id_rank[np.argsort(self.id_rank[kept]) + FIRST_INDEX] = np.arange(len(kept))
         return replace(self, index=index, vectors=vectors, item_ids=self.item_ids.take(pa.array(rows)), id_rank=id_rank)
 
-    def scores(self, users: Floats, items: Ints) -> Floats:
+    def scores(self, users: Float32s, items: Ints) -> Float32s:
         """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""
         found = np.empty(items.shape, np.float32)
         users, vectors = (np.ascontiguousarray(one, np.float32) for one in (users, self.vectors))
@@ -217,53 +218,97 @@ class ItemIndex:
         swig.fvec_inner_products_by_idx(*pointers, users.shape[1], *items.shape)
         return found
 
-    def _slack(self, users: Floats) -> npt.NDArray[np.float64]:
+    def _slack(self, users: Float32s) -> Float64s:
         """How far a float32 inner product may lie from the exact one, whatever the order of its d sums, [B]."""
         return users.shape[1] * 2.0**-22 * np.linalg.norm(users.astype(np.float64), axis=1) * self._largest_norm
 
-    def _search_chunk(
-        self, users: Floats, n: int, k: int, seen: Ragged, approximate: bool
-    ) -> tuple[Packed, npt.NDArray[np.bool_]]:
-        """Packed results [b, n], and per row whether nothing outside its k candidates belongs among them."""
-        catalogue = len(self.vectors) - FIRST_INDEX
-        place, bound = self._candidates(users, k, approximate)
-        items = place + FIRST_INDEX
-        packed = _pack(self.scores(users, items), self.id_rank[items])
-        packed[(place < 0) | contains(seen, items, len(self.vectors))] = _LAST
-        packed.sort(axis=1)
-        best = np.full((len(users), n), _LAST)
-        best[:, : packed.shape[1]] = packed[:, :n]
-        wanted = np.minimum(n, catalogue - seen.lengths)
-        full = (best != _LAST).sum(axis=1) >= wanted
-        if approximate or k == catalogue:
-            return best, full
-        last = np.where(wanted > 0, _score(best[np.arange(len(best)), np.maximum(wanted, 1) - 1]), np.inf)
-        return best, full & (last > bound + self._slack(users))
-
-    def _candidates(self, users: Floats, k: int, approximate: bool) -> tuple[Ints, npt.NDArray[np.floating]]:
-        """Positions [b, k or more] of the items that may be wanted, -1: none, and the most that another one scores, but for the
-        last bits, [b]."""
-        if not approximate and len(self.vectors) <= _FEW_ITEMS:
-            return self._product.best(users, k)
-        if approximate and isinstance(self.index, faiss.IndexRefine):  # by exact scores here, not by its own
-            found, place = self.index.base_index.search(users, int(k * self.index.k_factor))
-        elif approximate or isinstance(self.index, faiss.IndexFlat):
-            found, place = self.index.search(users, k)
-        else:
-            found, place = faiss.knn(users, self.vectors[FIRST_INDEX:], k, metric=faiss.METRIC_INNER_PRODUCT)
-        return place, found[:, -1]
-
-    def _rank_chunk(self, users: Floats, targets: Ints, seen: Ragged) -> Ints:
-        target_score = self.scores(users, targets[:, None])
-        slack = self._slack(users)[:, None]
-        rough = users @ self.vectors.T
+    def _rank_chunk(self, users: Float32s, targets: Ints, seen: Ragged) -> Ints:
+        target_score = self.scores(users, targets[:, None])  # [B, 1]
+        slack = self._slack(users)[:, None]  # [B, 1]
+        rough = users @ self.vectors.T  # [B, n]: exact but for the last bits
         rough[:, :FIRST_INDEX] = -np.inf
         rough[np.repeat(np.arange(len(users)), seen.lengths), seen.values] = -np.inf
-        rank = 1 + (rough > target_score + slack).sum(axis=1)
-        row, item = np.nonzero(np.abs(rough - target_score) <= slack)  # too near to tell: each pair apart
+        better = (rough > target_score + slack).sum(axis=1)
+        # Items too near to tell, as pairs of row and item: each pair's score is computed again by itself.
+        row, item = np.nonzero(np.abs(rough - target_score) <= slack)
         near = _pack(self.scores(users[row], item[:, None])[:, 0], self.id_rank[item])
         ahead = near < _pack(target_score[:, 0], self.id_rank[targets])[row]
-        return np.where(candidates(targets, seen, len(self.vectors)), rank + np.bincount(row[ahead], minlength=len(users)), 0)
+        rank = 1 + better + np.bincount(row[ahead], minlength=len(users))
+        return np.where(candidates(targets, seen, len(self.vectors)), rank, 0)
+
+
+class _Search:
+    """One call of `ItemIndex.search`: up to two passes over rows (users), which fill `best`.
+
+    Attributes:
+        best: the n best of each row so far, uint64 [B, n], ascending as packed; _LAST where there are fewer.
+        depth: candidates to fetch for each row, int64 [B]. It depends on nothing but the row's own needs.
+    """
+
+    def __init__(self, index: ItemIndex, users: Float32s, n: int, seen: Ragged) -> None:
+        self.index, self.users, self.n, self.seen = index, users, n, seen
+        self.best = np.full((len(users), n), _LAST)
+        self.depth = np.minimum(_depths(n + _OVERFETCH, seen.lengths), index.size)
+
+    def by_lists(self, rows: Ints) -> Ints:
+        """Searches an approximate index once; gives the rows that must still be searched exactly."""
+        deep = self.seen.lengths[rows] > self.n + _OVERFETCH  # the few lists visited would not hold enough unseen items
+        left = [rows[deep]]
+        for chunk, depth in _chunks(rows[~deep], self.depth):
+            full = self._keep_best(chunk, self._from_lists(self.users[chunk], depth))
+            left.append(chunk[~full])
+        return np.concatenate(left)
+
+    def exactly(self, rows: Ints) -> None:
+        """Searches all items, deeper and deeper, until no item outside a row's candidates can belong to its n best."""
+        while len(rows):
+            left = []
+            for chunk, depth in _chunks(rows, self.depth):
+                items, most = self._from_all(self.users[chunk], depth)
+                complete = self._keep_best(chunk, items)
+                if depth < self.index.size:
+                    complete &= self._worst_wanted(chunk) > most + self.index._slack(self.users[chunk])
+                left.append(chunk[~complete])
+            rows = np.concatenate(left)
+            self.depth[rows] = np.minimum(_DEEPER * self.depth[rows], self.index.size)
+
+    def _from_lists(self, users: Float32s, depth: int) -> Ints:
+        """Candidates by the approximate index: item indexes [b, depth or more], below FIRST_INDEX where there are fewer."""
+        index: Any = self.index.index
+        if isinstance(index, faiss.IndexRefine):  # without its second step: the scores are computed exactly here
+            index, depth = index.base_index, int(depth * index.k_factor)
+        return index.search(users, depth)[1] + FIRST_INDEX
+
+    def _from_all(self, users: Float32s, depth: int) -> tuple[Ints, npt.NDArray[np.floating]]:
+        """Candidates among all items, as above, and the most that another item scores, but for the last bits, [b]."""
+        if len(self.index.vectors) <= _FEW_ITEMS:
+            places, most = self.index._exact_search.best(users, depth)
+            return places + FIRST_INDEX, most
+        if self.index.is_exact:
+            scores, places = self.index.index.search(users, depth)
+        else:
+            scores, places = faiss.knn(users, self.index.vectors[FIRST_INDEX:], depth, metric=faiss.METRIC_INNER_PRODUCT)
+        return places + FIRST_INDEX, scores[:, -1]
+
+    def _keep_best(self, rows: Ints, items: Ints) -> Bools:
+        """Scores the rows' candidates [b, k] exactly and keeps the n best unseen ones; gives which rows have all they want."""
+        packed = _pack(self.index.scores(self.users[rows], items), self.index.id_rank[items])
+        seen = self.seen.slices(self.seen.offsets[rows], self.seen.offsets[rows + 1])
+        packed[(items < FIRST_INDEX) | contains(seen, items, len(self.index.vectors))] = _LAST
+        packed.sort(axis=1)
+        self.best[rows] = _LAST
+        self.best[rows, : packed.shape[1]] = packed[:, : self.n]
+        return (self.best[rows] != _LAST).sum(axis=1) >= self._wanted(rows)
+
+    def _wanted(self, rows: Ints) -> Ints:
+        """Items that each row can get, [b]: fewer than n near the end of the catalogue."""
+        return np.minimum(self.n, self.index.size - self.seen.lengths[rows])
+
+    def _worst_wanted(self, rows: Ints) -> npt.NDArray[np.floating]:
+        """Score of the last of the items that each row can get, [b]; infinite where it can get none."""
+        wanted = self._wanted(rows)
+        last = self.best[rows, np.maximum(wanted, 1) - 1]
+        return np.where(wanted > 0, _score(last), np.inf)
 
 
 def id_ranks(item_ids: pa.Array) -> Ints:
@@ -290,44 +335,46 @@ def _depths(wanted: int, seen: Ints) -> Ints:
     return np.ceil(wanted * _STEP**steps).astype(np.int64)
 
 
-def _chunks(rows: Ints, fetch: Ints) -> Iterator[tuple[Ints, int]]:
-    """(rows, candidates): a bounded number of rows that need the same."""
-    rows = rows[np.argsort(fetch[rows], kind="stable")]
+def _chunks(rows: Ints, depths: Ints) -> Iterator[tuple[Ints, int]]:
+    """(rows, depth): rows of equal depth, so many at a time that rows times depth stays bounded."""
+    rows = rows[np.argsort(depths[rows], kind="stable")]
     while len(rows):
-        need = fetch[rows]
-        alike = int(np.searchsorted(need, need[0], side="right"))
-        size = max(1, min(alike, _CHUNK // int(need[0])))
-        yield rows[:size], int(need[0])
+        depth = int(depths[rows[0]])
+        alike = int(np.searchsorted(depths[rows], depth, side="right"))
+        size = max(1, min(alike, _CHUNK // depth))
+        yield rows[:size], depth
         rows = rows[size:]
 
 
-def _pack(scores: Floats, id_rank: Ints) -> Packed:
-    """One unsigned number a candidate that sorts by falling score, then by rising rank: sorting those is fast."""
+def _pack(scores: Float32s, id_rank: Ints) -> Packed:
+    """Candidates as one number each: sorting those is fast."""
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0: no negative zero
     falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF).astype(np.uint64)
     return (falling << np.uint64(32)) | id_rank.astype(np.uint64)
 
 
-def _score(packed: Packed) -> Floats:
+def _score(packed: Packed) -> Float32s:
+    """The score in a packed candidate."""
     falling = (packed >> np.uint64(32)).astype(np.uint32)
     return np.where(falling >> 31, falling, ~falling & 0x7FFFFFFF).astype(np.uint32).view(np.float32)
 
 
-def contains(lists: Ragged, values: Ints, bound: int) -> npt.NDArray[np.bool_]:
+def contains(lists: Ragged, values: Ints, bound: int) -> Bools:
     """Whether values[i, j] is in list i (ascending), [B, k]."""
-    keys = np.repeat(np.arange(len(values)), lists.lengths) * bound + lists.values
-    wanted = values + np.arange(len(values))[:, None] * bound
+    # One number for a list and a value in it, list * bound + value: ascending over all lists, so that one search does.
+    keys = np.repeat(np.arange(len(values)), lists.lengths) * bound + lists.values  # [total]
+    wanted = values + np.arange(len(values))[:, None] * bound  # [B, k]
     place = np.searchsorted(keys, wanted)
     return np.append(keys, -1)[place] == wanted
 
 
-def candidates(targets: Ints, seen: Ragged, bound: int) -> npt.NDArray[np.bool_]:
+def candidates(targets: Ints, seen: Ragged, bound: int) -> Bools:
     """Which of the item indexes [B] (below `bound`) their row could be recommended: known and unseen."""
     return (targets >= FIRST_INDEX) & ~contains(seen, targets[:, None], bound)[:, 0]
 
 
-def _require_finite(vectors: Floats, whose: str) -> None:
-    if not (np.abs(vectors) < _LARGEST).all():  # nor are those that are no numbers
+def _require_finite(vectors: Float32s, whose: str) -> None:
+    if not (np.abs(vectors) < _LARGEST).all():  # false for NaN too
         raise DataRefused(
             f"{whose} vectors are not finite or beyond {_LARGEST:g}: training diverged; lower training.learning_rate and run "
             "`recall train`"

@@ -9,39 +9,41 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from recall_lib.samples.ragged import Float32s, Float64s
+
 Floats = npt.NDArray[np.floating]
 
 
-def unit_items(items: Floats) -> npt.NDArray[np.float32]:
+def unit_items(items: Floats) -> Float32s:
     """[v / m ; sqrt(1 - |v / m|^2)]: items [n, d] on the unit sphere, float32 [n, d + 1]."""
     squares = _squares(items)
     largest = _largest(squares)
     return _append(items, np.sqrt(largest), np.sqrt(1 - squares / largest))
 
 
-def precise_items(items: Floats) -> npt.NDArray[np.float32]:
+def precise_items(items: Floats) -> Float32s:
     """[v ; sqrt(m^2 - |v|^2)]: items [n, d] on the sphere of radius m, their own coordinates untouched, float32 [n, d + 1]."""
     squares = _squares(items)
     return _append(items, 1, np.sqrt(_largest(squares) - squares))
 
 
-def users(vectors: Floats) -> npt.NDArray[np.float32]:
+def users(vectors: Floats) -> Float32s:
     """[u / |u| ; 0]: users [B, d], float32 [B, d + 1]; a zero vector stays zero."""
     norm = np.sqrt(_squares(vectors))
     return _append(vectors, np.where(norm > 0, norm, 1)[:, None], np.zeros(len(vectors)))
 
 
-def _squares(vectors: Floats) -> npt.NDArray[np.float64]:
+def _squares(vectors: Floats) -> Float64s:
     """|v|^2 of each row, [n]."""
     return np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
 
 
-def _largest(squares: npt.NDArray[np.float64]) -> float:
+def _largest(squares: Float64s) -> float:
     """m^2; 1 where every item is zero, which leaves them all alike."""
     return float(squares.max(initial=0)) or 1.0
 
 
-def _append(vectors: Floats, divisor: npt.ArrayLike, last: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _append(vectors: Floats, divisor: npt.ArrayLike, last: Float64s) -> Float32s:
     """[v / divisor ; last], computed in float64, without a copy of all vectors in it."""
     longer = np.empty((vectors.shape[0], vectors.shape[1] + 1), np.float32)
     np.divide(vectors, divisor, out=longer[:, :-1], dtype=np.float64, casting="same_kind")

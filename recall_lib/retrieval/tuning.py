@@ -12,12 +12,11 @@ from typing import Any, cast
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from recall_lib.retrieval.index import EXACT, Floats, Ints, ItemIndex, contains
+from recall_lib.retrieval.index import EXACT, ItemIndex, contains
 from recall_lib.samples.ids import FIRST_INDEX
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
 
 # Lists of four bits a dimension, scanned fast; of what they bring, _BROUGHT times the items wanted are ordered by a byte a
 # dimension. That is enough to choose candidates: `ItemIndex` computes their scores.
@@ -31,7 +30,7 @@ _FINER = 1.15  # the next number of lists that is tried
 
 
 def build_by_promise(
-    vectors: Floats, item_ids: pa.Array, users: Floats, n: int, target: float
+    vectors: Float32s, item_ids: pa.Array, users: Float32s, n: int, target: float
 ) -> tuple[ItemIndex, dict[str, Any]]:
     """The index of the fewest comparisons whose recall@n keeps the promise; the exact one where none does.
 
@@ -67,7 +66,7 @@ def build_by_promise(
     return exact, {"factory": EXACT, "nprobe": None, "recall_target": target} | measure(exact, exact, others, n)
 
 
-def _cost(index: ItemIndex, users: Floats, n: int) -> float:
+def _cost(index: ItemIndex, users: Float32s, n: int) -> float:
     """Comparisons a user of `index.search`, those of the exact search for users whom the lists leave short of n included."""
     counted = cast(Any, faiss.cvar).indexIVF_stats
     counted.reset()
@@ -76,7 +75,7 @@ def _cost(index: ItemIndex, users: Floats, n: int) -> float:
     return float(_IVF_FIXED + _IVF_EACH * counted.ndis / len(users) + short * len(index.vectors))
 
 
-def measure(index: ItemIndex, exact: ItemIndex, users: Floats, n: int) -> dict[str, Any]:
+def measure(index: ItemIndex, exact: ItemIndex, users: Float32s, n: int) -> dict[str, Any]:
     """What an index finds and how fast: "n", "users_measured", "recall" (of the exact top-n, the mean over the users; 1 of no
     users), "users_per_second" and "exact_users_per_second" in this process.
 
@@ -102,7 +101,7 @@ def measure(index: ItemIndex, exact: ItemIndex, users: Floats, n: int) -> dict[s
     }
 
 
-def recalls(found: Ints, wanted: Ints) -> npt.NDArray[np.float64]:
+def recalls(found: Ints, wanted: Ints) -> Float64s:
     """Share of each row's wanted items that were found, [B]; of no wanted item 1.
 
     Args:

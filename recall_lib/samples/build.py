@@ -1,4 +1,4 @@
-"""Users' clicks -> the samples (SPEC 3): training runs with their targets, and one row a user for everything held out."""
+"""Users' clicks -> the samples (SPEC 3): training segments with their targets, and one row a user for everything held out."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
 from recall_lib.samples import clicks as kernels
-from recall_lib.samples.clicks import Users
+from recall_lib.samples.clicks import Negatives, Users
 from recall_lib.samples.negatives import sampling_weights
+from recall_lib.samples.ragged import Float64s, Ints
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 _MICROSECONDS_A_DAY = 86_400 * 1_000_000
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,29 +41,28 @@ class Recipe:
     targets_since: int | None = None
 
 
-def keep_probability(counts: Ints, train_clicks: int, threshold: float) -> Floats:
+def keep_probability(counts: Ints, train_clicks: int, threshold: float) -> Float64s:
     """3.4: of a target of each item index (1 and more: always)."""
     share = np.maximum(counts, 1) / max(train_clicks, 1)
     return (np.sqrt(share / threshold) + 1) * threshold / share
 
 
 def split_samples(table: pa.Table, recipe: Recipe) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The samples of some users, before the hold-out: (split, rows of schemas.runs)."""
+    """The samples of some users, before the hold-out: (split, rows of schemas.segments)."""
     users, settings = Users.of(table, recipe.features, recipe.seed), recipe.settings
     held_out = _held_out(users, recipe.protocol)
     trains = np.ones(len(users.item), bool)
     trains[np.concatenate(list(held_out.values()))] = False
     tokens, starts = kernels.training_tokens(users, trains, settings)
-    keep = weights = own = None
+    keep = negatives = None
     if settings.subsample_threshold:
         keep = keep_probability(recipe.load_counts(), recipe.train_clicks, settings.subsample_threshold)
     if settings.negatives_per_positive:
-        weights = sampling_weights(recipe.load_counts(), settings.negatives_alpha)
         own = kernels.distinct(users.user[tokens.values], users.item[tokens.values], len(users.ids))
+        negatives = Negatives(own, sampling_weights(recipe.load_counts(), settings.negatives_alpha))
     target = kernels.targets(users, tokens, starts, settings, keep, recipe.targets_since)
     rows = kernels.training_rows(users, tokens, starts, target, _ages(users, recipe.newest_ts), settings)
-    k = settings.negatives_per_positive
-    for batch in kernels.batches(users, rows, recipe.features, negatives=k, weights=weights, own=own):
+    for batch in kernels.record_batches(users, rows, recipe.features, settings.negatives_per_positive, negatives=negatives):
         yield TRAIN, batch
     for split, targets in held_out.items():
         for batch in _held_out_batches(users, targets, recipe.features, settings):
@@ -76,22 +73,24 @@ def _held_out(users: Users, protocol: str) -> dict[str, Ints]:
     """The held-out clicks of each split, as transforms.holdout.assign_splits."""
     last, clicks = users.offsets[1:] - 1, np.diff(users.offsets)
     if protocol == "day":
-        return {VALIDATION: last[users.flag[last]]}
+        assert users.validates is not None, "protocol day needs the column `validates`"
+        return {VALIDATION: last[users.validates[last]]}
     return {VALIDATION: last[clicks >= 3] - 1, TEST: last[clicks >= 2]}
 
 
-def _ages(users: Users, newest_ts: int | None) -> Floats:
+def _ages(users: Users, newest_ts: int | None) -> Float64s:
     """Days from each click to the newest training click, or what the log says."""
     age = np.zeros(len(users.order)) if newest_ts is None else (newest_ts - users.order) / _MICROSECONDS_A_DAY
     return np.where(np.isnan(users.age), age, users.age)
 
 
 def samples_of_day(table: pa.Table, features: Features, settings: Samples) -> Iterator[pa.RecordBatch]:
-    """Each user's first flagged click as a target; users without any click before it give no row."""
+    """Each user's first click with `is_target`, as a target; users without any click before it give no row."""
     users = Users.of(table, features)
-    flagged = np.flatnonzero(users.flag)
-    _, first = np.unique(users.user[flagged], return_index=True)
-    yield from _held_out_batches(users, flagged[first], features, settings)
+    assert users.is_target is not None, "the rows need the column `is_target`"
+    targets = np.flatnonzero(users.is_target)
+    _, first = np.unique(users.user[targets], return_index=True)
+    yield from _held_out_batches(users, targets[first], features, settings)
 
 
 def _held_out_batches(users: Users, targets: Ints, features: Features, settings: Samples) -> Iterator[pa.RecordBatch]:
@@ -112,4 +111,4 @@ def _rows_of(
 ) -> Iterator[pa.RecordBatch]:
     rows = kernels.held_out_rows(users, user, targets, settings, start_token=start_token)
     seen = kernels.seen_items(users, user, targets)
-    yield from kernels.batches(users, rows, features, negatives=settings.negatives_per_positive, seen=seen)
+    yield from kernels.record_batches(users, rows, features, settings.negatives_per_positive, seen=seen)

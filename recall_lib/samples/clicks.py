@@ -1,6 +1,6 @@
-"""Users' clicks in order as NumPy columns, and the runs that are cut from them (SPEC 3.1 to 3.7).
+"""Users' clicks in order as NumPy columns, and the segments that are cut from them (SPEC 3.1 to 3.7).
 
-The whole of a user is at hand here, so that order, truncation, targets, caps and negatives are array operations over all
+All clicks of a user are in one place here. So order, truncation, targets, caps and negatives are array operations over all
 users of a partition at once; nothing loops over users or clicks.
 """
 
@@ -19,13 +19,10 @@ from pandas.util import hash_array
 from recall_lib.config import Features, Samples
 from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
 from recall_lib.samples.negatives import draw, mix
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged, ceil_div, ranges
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-# Tokens that are stored together: a user with more is cut into runs that repeat window_size tokens.
-RUN_LENGTH = 512
+# Tokens that are stored together: a user with more is cut into segments that repeat window_size tokens.
+SEGMENT_LENGTH = 512
 # Clicks of a held-out user's history that are stored however small the window: the item_knn baseline looks at them.
 LEAST_HISTORY = 10
 # In place of a click's number: a token that stands for no click.
@@ -47,7 +44,8 @@ class Users:
         item: item index, [clicks].
         order: µs since 1970 or position, int64 [clicks].
         age: example_age that the log brought, days, NaN where it did not, [clicks].
-        flag: marks clicks as the caller needs, [clicks].
+        validates: whether the click's user validates (build.split_samples with protocol `day`), [clicks].
+        is_target: whether the click may be a target (build.samples_of_day), [clicks].
         features: the index of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
             those of a token without a click.
     """
@@ -58,8 +56,9 @@ class Users:
     key: npt.NDArray[np.uint64]
     item: Ints
     order: Ints
-    age: npt.NDArray[np.float64]
-    flag: Bools
+    age: Float64s
+    validates: Bools | None
+    is_target: Bools | None
     features: dict[str, npt.NDArray | Ragged]
 
     @classmethod
@@ -77,6 +76,9 @@ class Users:
             values = table.column(name).to_numpy()
             return values[order]
 
+        def mark(name: str) -> Bools | None:
+            return column(name) if name in table.column_names else None
+
         def feature(name: str, multi: bool) -> npt.NDArray | Ragged:
             if not multi:
                 return np.append(column(name), _OF_NO_CLICK)
@@ -93,7 +95,8 @@ class Users:
             item=column("item_index"),
             order=column("order"),
             age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
-            flag=column("flag"),
+            validates=mark("validates"),
+            is_target=mark("is_target"),
             features={name: feature(name, multi) for name, multi in names.items()},
         )
 
@@ -127,7 +130,7 @@ def _sorted(user: Ints, time: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of schemas.runs before their columns are gathered.
+    """Rows of schemas.segments before their columns are gathered.
 
     Attributes:
         user: [R].
@@ -141,7 +144,7 @@ class Rows:
     tokens: Ragged
     is_target: Bools
     event: Ints
-    age: npt.NDArray[np.float32]
+    age: Float32s
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows start to stop."""
@@ -169,7 +172,7 @@ def targets(
     tokens: Ragged,
     starts: Bools,
     settings: Samples,
-    keep: npt.NDArray[np.float64] | None,
+    keep: Float64s | None,
     since: int | None = None,
 ) -> Bools:
     """3.2, 3.4, 3.5: whether each token is a target.
@@ -199,25 +202,39 @@ def targets(
 _SUBSAMPLE, _NEGATIVES, _SHUFFLE = (np.uint64(word) for word in (1, 2, 3))
 
 
-def training_rows(
-    users: Users, tokens: Ragged, starts: Bools, target: Bools, age: npt.NDArray[np.float64], settings: Samples
-) -> Rows:
-    """The runs with a target, in random order. `age`: days of each click."""
-    length = max(RUN_LENGTH, 2 * settings.window_size)
-    size = tokens.lengths + starts  # tokens of each user
-    runs = -(-size // length)
-    user = np.repeat(np.arange(len(users.ids)), runs)
-    run = Ragged.spans(np.zeros_like(runs), runs).values
-    own, stop = run * length, np.minimum((run + 1) * length, size[user])
-    first = np.maximum(own - settings.window_size, 0)  # the tokens before a run's own stand in it as history alone
-    with np.errstate(over="ignore"):
-        order = np.argsort(mix(mix(users.key[user] + _SHUFFLE) + run.astype(np.uint64)), kind="stable")
-    reached = np.append(0, np.cumsum(target))
-    # A token's number among all users' clicks: places count the start token.
+def training_rows(users: Users, tokens: Ragged, starts: Bools, target: Bools, age: Float64s, settings: Samples) -> Rows:
+    """The segments with a target, in random order.
+
+    A segment holds up to `length` tokens of its own, whose targets are its targets, and before them the up to window_size
+    tokens that these see. With length 4 and window_size 2, where START is at place 0 if the user has one:
+
+        place         0    1    2    3    4    5    6    7    8    9
+        segment 0    own  own  own  own                                  first 0, own 0, stop 4
+        segment 1               h    h   own  own  own  own              first 2, own 4, stop 8
+        segment 2                                   h    h   own  own    first 6, own 8, stop 10
+
+    Args:
+        tokens: each user's training clicks (ragged [U]).
+        starts: whether START stands before them, [U].
+        target: of each token but START, [clicks of tokens].
+        age: days, of each click of `users`.
+    """
+    length = max(SEGMENT_LENGTH, 2 * settings.window_size)
+    size = tokens.lengths + starts  # [U], tokens with START
+    pieces = ceil_div(size, length)  # [U], segments of each user
+    # Of each segment, [S]: its user, its number among the user's, and places among the user's tokens.
+    user, nth = np.repeat(np.arange(len(users.ids)), pieces), ranges(pieces)
+    own, stop = nth * length, np.minimum((nth + 1) * length, size[user])
+    first = np.maximum(own - settings.window_size, 0)
+    # base + place is a token's number in tokens.values. START is not there: of a user with START, place 1 is the first.
     base = tokens.offsets[user] - starts[user]
-    has_target = reached[base + stop] > reached[np.maximum(base + own, tokens.offsets[user])]
+    targets_before = np.append(0, np.cumsum(target))
+    begin = np.maximum(base + own, tokens.offsets[user])
+    has_target = targets_before[base + stop] > targets_before[begin]
+    order = _shuffled(users.key[user], nth)
     order = order[has_target[order]]
     user, own, stop, first, base = (column[order] for column in (user, own, stop, first, base))
+    # Of each token of the segments, [total].
     places = Ragged.spans(first, stop)
     is_start = (places.values == 0) & np.repeat(starts[user], places.lengths)
     number = np.where(is_start, 0, places.values + np.repeat(base, places.lengths))
@@ -225,6 +242,12 @@ def training_rows(
     is_target = ~is_start & target[number] & (places.values >= np.repeat(own, places.lengths))
     event = clicks[is_target]
     return Rows(user, Ragged(clicks, places.offsets), is_target, event, age[event].astype(np.float32))
+
+
+def _shuffled(user_key: npt.NDArray[np.uint64], nth: Ints) -> Ints:
+    """Segments in an order that only the seed, their user's id and their number decide, [S]."""
+    with np.errstate(over="ignore"):
+        return np.argsort(mix(mix(user_key + _SHUFFLE) + nth.astype(np.uint64)), kind="stable")
 
 
 def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, start_token: bool) -> Rows:
@@ -242,8 +265,8 @@ def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, 
     kept = np.minimum(clicks, min(stored, settings.max_history or stored))
     fits = (clicks > 0) & (clicks < settings.window_size) & (clicks <= (settings.max_history or settings.window_size))
     starts = fits & start_token & settings.start_token
-    # Of each row the known clicks that it stores, one place before them for the start token, one after them for the target.
-    places = Ragged.spans(end - kept - starts, end + 1)
+    # A row's tokens are places in `known`:  | START if it starts | kept clicks, the last at end - 1 | the target, at end |
+    places = Ragged.spans(end - kept - starts, end + 1)  # ragged [R]
     first, last = places.offsets[:-1], places.offsets[1:] - 1
     tokens = np.append(known, NONE)[places.values]
     exists = target < users.offsets[user + 1]
@@ -264,45 +287,47 @@ def seen_items(users: Users, user: Ints, target: Ints) -> Ragged:
 
 def distinct(row: Ints, item: Ints, rows: int) -> Ragged:
     """Each row's different known items, ascending (ragged [rows])."""
-    pairs = np.unique((row << 32 | item)[item >= FIRST_INDEX])
+    pairs = np.unique(((row << 32) | item)[item >= FIRST_INDEX])  # one number a pair: | 32 bits: row | 32 bits: item |
     return Ragged.of((pairs & 0xFFFFFFFF).astype(np.int32), np.bincount(pairs >> 32, minlength=rows))
 
 
-def negative_keys(users: Users, rows: Rows) -> npt.NDArray[np.uint64]:
-    """A key for the draws of each target."""
-    user = np.repeat(rows.user, rows.tokens.lengths)[rows.is_target]
-    with np.errstate(over="ignore"):
-        nth = (rows.event - users.offsets[user]).astype(np.uint64)
-        return mix(mix(users.key[user] + _NEGATIVES) + nth)
+@dataclass(frozen=True)
+class Negatives:
+    """How the negatives of training targets are drawn.
+
+    Attributes:
+        own: of each user, the items that are not negatives, ascending (ragged [U]).
+        weights: of each item index; see samples.negatives.
+    """
+
+    own: Ragged
+    weights: Float64s
+
+    def draw(self, users: Users, rows: Rows, k: int) -> npt.NDArray[np.int32]:
+        """k negatives for each target of the rows, [targets, k]."""
+        user = np.repeat(rows.user, rows.tokens.lengths)[rows.is_target]
+        with np.errstate(over="ignore"):
+            nth = (rows.event - users.offsets[user]).astype(np.uint64)
+            keys = mix(mix(users.key[user] + _NEGATIVES) + nth)
+        return draw(keys, self.own.slices(self.own.offsets[user], self.own.offsets[user + 1]), self.weights, k)
 
 
-def batches(
-    users: Users,
-    rows: Rows,
-    features: Features,
-    *,
-    seen: Ragged | None = None,
-    own: Ragged | None = None,
-    weights: npt.NDArray[np.float64] | None = None,
-    negatives: int = 0,
+def record_batches(
+    users: Users, rows: Rows, features: Features, k: int, *, negatives: Negatives | None = None, seen: Ragged | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows as schemas.runs, in batches of equal size that bound what is made at once.
+    """The rows as schemas.segments, in batches of about equal size that bound what is made at once.
 
     Args:
-        seen: of each row; null: empty lists.
-        own: of each user, the items that are no negatives; with `weights`, of each item index.
-        negatives: a target; without `weights` they are 0.
+        k: negatives for each target.
+        negatives: None: they are 0.
+        seen: each row's seen items (ragged [R]); None: empty lists.
     """
-    values = np.append(0, np.cumsum(rows.tokens.lengths * (1 + negatives)))
+    values = np.append(0, np.cumsum(rows.tokens.lengths * (1 + k)))
     parts = -(-int(values[-1]) // _BATCH_VALUES)
     edges = np.unique(np.searchsorted(values, np.linspace(0, values[-1], parts + 1)))
     for start, stop in pairwise(edges):
         part = rows.slice(start, stop)
-        drawn = np.zeros((len(part.event), negatives), np.int32)
-        if weights is not None and own is not None:
-            user = np.repeat(part.user, part.tokens.lengths)[part.is_target]
-            barred = own.slices(own.offsets[user], own.offsets[user + 1])
-            drawn = draw(negative_keys(users, part), barred, weights, negatives)
+        drawn = negatives.draw(users, part, k) if negatives else np.zeros((len(part.event), k), np.int32)
         mine = seen.slices(seen.offsets[start:stop], seen.offsets[start + 1 : stop + 1]) if seen else None
         yield _batch(users, part, features, drawn, mine)
 
@@ -310,10 +335,10 @@ def batches(
 def _batch(
     users: Users, rows: Rows, features: Features, negatives: npt.NDArray[np.int32], seen: Ragged | None
 ) -> pa.RecordBatch:
-    """Rows with their columns, in the order of schemas.runs."""
-    tokens, offsets = rows.tokens.values, rows.tokens.offsets
+    """Rows with their columns, in the order of schemas.segments."""
+    tokens, offsets = rows.tokens.values, rows.tokens.offsets  # tokens index columns of clicks; START and NONE, from the end
     item = np.append(users.item, _OF_NO_CLICK).astype(np.int32)
-    targets = np.append(0, np.cumsum(rows.is_target))[offsets]
+    targets = np.append(0, np.cumsum(rows.is_target))[offsets]  # [R + 1], where each row's targets begin
     columns = {
         "user_id": users.ids.take(pa.array(rows.user)),
         "item_index": _lists(offsets, item[tokens]),

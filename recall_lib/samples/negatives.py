@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recall_lib.samples.ids import PADDING
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Bools, Float64s, Ints, Ragged
 
 # Rejections tried before a target's draw is finished exactly over the candidates that are left.
 _ROUNDS = 16
 
 
-def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int32]:
+def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -> npt.NDArray[np.int32]:
     """k different items a target, each next one by its share of the weight that is left.
 
     Args:
@@ -47,7 +47,7 @@ def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: npt.NDArray[np.floa
     return drawn.astype(np.int32)
 
 
-def _draw_exactly(key: np.uint64, column: int, weights: npt.NDArray[np.float64], barred: npt.NDArray[np.int64]) -> int:
+def _draw_exactly(key: np.uint64, column: int, weights: Float64s, barred: Ints) -> int:
     left = weights.copy()
     left[barred] = 0
     cumulative = np.cumsum(left)
@@ -58,14 +58,14 @@ def _draw_exactly(key: np.uint64, column: int, weights: npt.NDArray[np.float64],
     return item if item < len(left) and left[item] else int(np.flatnonzero(left)[-1])
 
 
-def _contains(ascending: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _contains(ascending: Ints, values: Ints) -> Bools:
     if not len(ascending):
         return np.zeros(len(values), bool)
     place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
     return ascending[place] == values
 
 
-def _uniform(keys: npt.NDArray[np.uint64], counter: np.uint64) -> npt.NDArray[np.float64]:
+def _uniform(keys: npt.NDArray[np.uint64], counter: np.uint64) -> Float64s:
     """Uniform in [0, 1) as a pure function of (key, counter): the finaliser of SplitMix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         z = mix(keys + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
@@ -80,6 +80,6 @@ def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
-def sampling_weights(counts: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.float64]:
+def sampling_weights(counts: Ints, alpha: float) -> Float64s:
     """count^alpha of each item index; 0 where the count is 0, whatever alpha."""
     return np.where(counts > 0, np.power(np.maximum(counts, 1), alpha, dtype=np.float64), 0.0)

@@ -1,4 +1,4 @@
-"""Lists of different lengths as two arrays: all values end to end, and where each list begins."""
+"""The array types of the NumPy code, and lists of different lengths as two arrays: all values, and where each list begins."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,13 @@ class Ragged:
         """The whole numbers from start[i] to below stop[i]."""
         offsets = np.append(0, np.cumsum(stop - start))
         return cls(np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start), offsets)
+
+
+def ranges(lengths: Ints) -> Ints:
+    """For each length n the numbers 0 to n - 1, end to end, [total]."""
+    return Ragged.spans(np.zeros_like(lengths), lengths).values
+
+
+def ceil_div(numbers: Ints, by: int) -> Ints:
+    """Quotients of whole numbers, rounded up."""
+    return -(-numbers // by)

@@ -1,28 +1,40 @@
-"""Exact windows out of runs of clicks, in NumPy: the one place where a history is cut (SPEC 3.2, 3.3).
+"""Exact windows out of segments of clicks, in NumPy: the one place where a history is cut (SPEC 3.2, 3.3).
 
-A run is a part of one user's tokens, oldest first, stored once; each of its targets sees the up to `window_size`
-tokens before it. Training, evaluation, inference and `recall dump` all cut their windows here. Training may also take
-stretches of a run whole (training.unit `run`): an encoder then runs once for all of a stretch's targets.
+A segment is a part of one user's tokens, oldest first, stored once. Each of its targets sees the up to `window_size` tokens
+before it. Training, evaluation, inference and `recall dump` all cut their windows here. Training may also use stretches of
+a segment whole (training.unit `run`): an encoder then runs once for all targets of a stretch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Ints, Ragged, ceil_div, ranges
 
-Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+class Shared(NamedTuple, Generic[T]):
+    """Which part of which history each target sees, where several targets share one.
+
+    Attributes:
+        history: number of the history, int64 [T].
+        seen: how many of its first tokens the target sees, int64 [T].
+    """
+
+    history: T
+    seen: T
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model sees of T targets, in S histories: a history a target (T = S), or with `at` one that several share.
+    """What a model sees of T targets, in S histories: one for each target (T = S), or with `shared` one for several.
 
     Attributes:
         history: item ids in `samples.order` (ragged int64 [S]).
@@ -31,37 +43,37 @@ class Windows:
         example_age: days, float32 [T].
         target: item ids, int64 [T]; 0 where there is none (inference), 1 where it is outside the vocabulary.
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
-        at: each target's history and how many of its first tokens it sees, int64 [T] both; null: each all of its own.
+        shared: the part of a history that each target sees; None: target i sees all of history i.
     """
 
     history: Ragged
     item: dict[str, Ragged]
     user: dict[str, Ints]
-    example_age: npt.NDArray[np.float32]
+    example_age: Float32s
     target: Ints
     negatives: Ints
-    at: tuple[Ints, Ints] | None = None
+    shared: Shared[Ints] | None = None
 
     def bags(self) -> dict[str, Ragged]:
         """Per item feature the values of all of a history's tokens (ragged [S])."""
         return {name: Ragged(values.values, values.offsets[self.history.offsets]) for name, values in self.item.items()}
 
 
-class Runs:
-    """A block of runs (see schemas.runs), ready to be cut into windows. Targets are numbered 0..len(self) - 1."""
+class Segments:
+    """A block of segments (see schemas.segments), ready to be cut into windows. Targets are numbered 0..len(self) - 1."""
 
     def __init__(self, lists: Mapping[str, Ragged], features: Features, samples: Samples) -> None:
         """`lists`: every list column of the schema by name."""
         self.samples = samples
         self.items = lists["item_index"]
-        # Positions and windows in terms of all tokens of the block, end to end.
+        # Of each target: its token among all tokens of the block, end to end; its segment; the segment's first token. [T] each.
         self._token = np.flatnonzero(lists["is_target"].values)
-        self.run_of_target = np.searchsorted(self.items.offsets, self._token, side="right") - 1
-        self._start = self.items.offsets[self.run_of_target]
+        self.segment_of_target = np.searchsorted(self.items.offsets, self._token, side="right") - 1
+        self._start = self.items.offsets[self.segment_of_target]
         self._age = lists["example_age"].values
         self._negatives = lists["negatives"].values
         self._user = {f.name: lists[f"{f.name}_index"].values for f in features.user}
-        # Per item feature: one list of values per token.
+        # Per item feature: one list of values for each token.
         self._item = {
             f.name: Ragged.of(
                 lists[f"{f.name}_index"].values,
@@ -71,7 +83,7 @@ class Runs:
         }
 
     @classmethod
-    def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Runs:
+    def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Segments:
         """From rows of a samples or histories table."""
         columns: dict[str, Ragged] = {}
         for name in table.schema.names:
@@ -82,7 +94,7 @@ class Runs:
 
     def __len__(self) -> int:
         """Number of targets."""
-        return len(self.run_of_target)
+        return len(self.segment_of_target)
 
     def windows(self, targets: Ints) -> Windows:
         """The windows of the given targets, in the given order."""
@@ -91,40 +103,60 @@ class Runs:
         return self._windows(first, token, targets)
 
     def stretches(self, random: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-        """The runs cut into stretches of up to window_size + 1 tokens, from the newest backwards, neighbours sharing one.
+        """The segments cut into stretches of up to window_size + 1 tokens; neighbours share a token.
 
-        Each target is the token of one stretch that is not its first, and sees the tokens before it there. The newest
-        stretch of a longer run has a random length, so that the cuts lie elsewhere in every epoch.
+        Cuts are made from the newest token backwards. The newest stretch of a longer segment has a random length, so that
+        the cuts are elsewhere in every epoch. With window_size 3, a segment of 9 tokens whose newest stretch has 2 places for
+        targets:
+
+            token             0  1  2  3  4  5  6  7  8
+            newest                              6  7  8
+            1 newer                    3  4  5  6
+            2 newer           0  1  2  3
+
+        In a stretch every token but the first may be a target, which sees the tokens before it there. So each target
+        belongs to one stretch.
 
         Returns:
-            Of those with a target: first token, end (exclusive) and number of targets, int64 [stretches] each.
+            Of each stretch with a target: first token, end (exclusive) and number of targets, int64 [stretches] each.
         """
-        most, tokens = self.samples.window_size, self.items.lengths
-        newest = np.where(tokens > most + 1, random.integers(-(-most // 2), most + 1, len(tokens)), np.maximum(tokens - 1, 0))
-        pieces = 1 + -(-np.maximum(tokens - 1 - newest, 0) // most)
-        run = np.repeat(np.arange(len(tokens)), pieces)
-        back = Ragged.spans(np.zeros_like(pieces), pieces).values  # 0: the newest
-        stop = self.items.offsets[run + 1] - np.where(back > 0, newest[run] + (back - 1) * most, 0)
-        length = np.where(back > 0, most, newest[run])
-        first = np.maximum(stop - 1 - length, self.items.offsets[run])
-        targets = np.searchsorted(self._token, stop) - np.searchsorted(self._token, first + 1)
+        window, tokens = self.samples.window_size, self.items.lengths
+        # Of each segment, [segments]: places for targets in its newest stretch, those before it, its stretches.
+        drawn = random.integers((window + 1) // 2, window + 1, len(tokens))
+        newest = np.where(tokens > window + 1, drawn, np.maximum(tokens - 1, 0))
+        older = np.maximum(tokens - 1 - newest, 0)
+        pieces = 1 + ceil_div(older, window)
+        # Of each stretch, [stretches]: its segment, how many of the segment's stretches are newer, and its tokens.
+        segment = np.repeat(np.arange(len(tokens)), pieces)
+        newer = ranges(pieces)
+        tokens_after = np.where(newer > 0, newest[segment] + (newer - 1) * window, 0)
+        cut_to = self.items.offsets[segment + 1] - tokens_after
+        places = np.where(newer > 0, window, newest[segment])
+        cut_from = np.maximum(cut_to - 1 - places, self.items.offsets[segment])
+        targets = self._targets_before(cut_to) - self._targets_before(cut_from + 1)
         kept = targets > 0
-        return first[kept], stop[kept], targets[kept]
+        return cut_from[kept], cut_to[kept], targets[kept]
 
-    def shared(self, first: Ints, stop: Ints) -> Windows:
+    def shared_windows(self, first: Ints, stop: Ints) -> Windows:
         """Stretches of tokens as histories that their targets share, each without its last token, oldest first."""
-        targets = Ragged.spans(np.searchsorted(self._token, first + 1), np.searchsorted(self._token, stop))
-        row = np.repeat(np.arange(len(first)), targets.lengths)
-        seen = self._token[targets.values] - first[row]
-        return replace(self._windows(first, stop - 1, targets.values), at=(row, seen))
+        targets = Ragged.spans(self._targets_before(first + 1), self._targets_before(stop))  # ragged [S]
+        history = np.repeat(np.arange(len(first)), targets.lengths)  # [T], as `seen`
+        seen = self._token[targets.values] - first[history]
+        return replace(self._windows(first, stop - 1, targets.values), shared=Shared(history, seen))
+
+    def _targets_before(self, tokens: Ints) -> Ints:
+        """How many of the block's targets come before each of these tokens."""
+        return np.searchsorted(self._token, tokens)
 
     def _windows(self, first: Ints, stop: Ints, targets: Ints) -> Windows:
-        """Tokens first to stop as histories, and what is known of targets."""
+        """Tokens first[i] to stop[i] - 1 as history i, [S], and what is known of targets, [T]."""
         places = Ragged.spans(first, stop)
-        token = places.values
+        token = places.values  # of all histories, end to end
         if self.samples.order == "newest_first":
-            token = np.repeat(first + stop - 1, stop - first) - token
+            token = np.repeat(first + stop - 1, stop - first) - token  # each history turned around
         k = self.samples.negatives_per_positive
+        # [T * k] -> [T, k]
+        negatives = self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64)
         return Windows(
             history=Ragged(self.items.values[token].astype(np.int64), places.offsets),
             item={
@@ -133,5 +165,5 @@ class Runs:
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
             example_age=self._age[targets].astype(np.float32),
             target=self.items.values[self._token[targets]].astype(np.int64),
-            negatives=self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64),
+            negatives=negatives,
         )

@@ -1,1 +1,1 @@
-"""What starts Spark, reads with it and runs in its executors, whatever the rows mean."""
+"""Helpers that start Spark, read with it and run in its executors; they do not depend on what the rows mean."""

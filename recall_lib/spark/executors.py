@@ -1,4 +1,4 @@
-"""Work on the executors' side: functions from Arrow batches to Arrow batches, in workers that many tasks share."""
+"""Functions from Arrow batches to Arrow batches that run in executors, in Python workers that many tasks share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Batches = Iterable[pa.RecordBatch]
 
 
 def map_batches(rows: DataFrame, work: Callable[[Batches], Iterator[pa.RecordBatch]], schema: StructType | str) -> DataFrame:
-    """What `work` yields for each partition; `mapInArrow`, with less to do for Spark at each task.
+    """Apply `work` to each partition: `mapInArrow`, with less overhead per task.
 
     Args:
-        rows: any.
-        work: gets the batches of a partition; pickled.
-        schema: of what it yields.
+        rows: any frame.
+        work: gets the batches of a partition, yields the result's batches; it is pickled.
+        schema: of the result.
     """
     return rows.mapInArrow(partial(_work, work=work), schema)
 
@@ -29,8 +29,8 @@ def map_batches(rows: DataFrame, work: Callable[[Batches], Iterator[pa.RecordBat
 def _work(batches: Batches, work: Callable[[Batches], Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
     yield from work(batches)
     _freeze()
-    # Before each task PySpark invalidates what importers remember; up to Python 3.11 those of pyspark.zip then read its whole
-    # directory again, 80 ms of work (python/cpython#103200). They come back with the next import that needs them.
+    # Before each task PySpark invalidates the importers' caches. Up to Python 3.11 the importers of pyspark.zip then read its
+    # whole directory again, which takes 80 ms (python/cpython#103200). The next import that needs one makes it again.
     for path, importer in list(sys.path_importer_cache.items()):
         if isinstance(importer, zipimporter):
             del sys.path_importer_cache[path]
@@ -38,6 +38,6 @@ def _work(batches: Batches, work: Callable[[Batches], Iterator[pa.RecordBatch]])
 
 @cache
 def _freeze() -> None:
-    """Once a worker: what is loaded by now stays, and the collection of garbage after each task need not look at it."""
+    """Once per worker: exclude all objects loaded so far from the garbage collection that follows each task."""
     gc.collect()
     gc.freeze()

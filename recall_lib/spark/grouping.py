@@ -1,9 +1,9 @@
-"""All clicks of a user in one place: a shuffle of packed columns in place of rows.
+"""Brings all clicks of a user together: a shuffle of packed columns instead of rows.
 
-Each task cuts its rows into one piece of Arrow columns per partition-to-be; Spark moves the pieces, and a function gets all
-rows of a partition as one table. At ten million clicks that is some four times as fast as moving and sorting rows. A
-partition's memory is that of its rows, about 100 bytes a click: as many partitions are planned as keep it small
-(`partitions_for`), whatever one user adds to it.
+Each task packs its rows into one piece of Arrow columns per target partition. Spark shuffles the pieces, and a function gets
+all rows of a partition as one table. At ten million clicks this is about four times as fast as shuffling and sorting rows. A
+partition needs the memory of its rows, about 100 bytes per click. `partitions_for` plans enough partitions to keep this small;
+a very active user still adds all their clicks to one partition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recall_lib.spark.executors import map_batches
 
 # Rows that a task packs at once.
 _PIECE_ROWS = 1 << 18
-# Clicks of a partition: a user of a million is then no straggler.
+# Clicks per partition, about: a user with a million clicks is then not a straggler.
 _PARTITION_ROWS = 1 << 20
 _LEAST_PARTITIONS = 8
 
@@ -29,7 +29,7 @@ Kernel = Callable[[pa.Table], Iterator[pa.RecordBatch]]
 
 
 def partitions_for(rows: int, multiple_of: int = 1) -> int:
-    """Partitions for so many clicks, a multiple of `multiple_of`: a function of the data, not of the cluster."""
+    """Number of partitions for this many clicks, a multiple of `multiple_of`; it depends on the data, not on the cluster."""
     wanted = max(_LEAST_PARTITIONS, -(-rows // _PARTITION_ROWS))
     return -(-wanted // multiple_of) * multiple_of
 
@@ -38,15 +38,15 @@ def map_users(rows: DataFrame, partitions: int, kernel: Kernel, schema: StructTy
     """Apply a function to whole users.
 
     Args:
-        rows: with column user_id; all other columns too are handed over.
-        partitions: of the result.
-        kernel: gets the rows of all users of a partition, in no order.
-        schema: of what it yields.
+        rows: with column user_id; the kernel gets all columns.
+        partitions: number of partitions of the result.
+        kernel: gets all rows of all users of a partition, in no particular order.
+        schema: of the rows that the kernel yields.
 
     Returns:
-        What the kernel yields, partition by partition; which user is in which depends on user_id and `partitions` alone.
+        The rows that the kernel yields. The partition of a user depends only on user_id and `partitions`.
     """
-    # Spark's own hash of a partition's first user_id, so that all its pieces meet in the partition of that number.
+    # The same hash as `repartition` below uses. A piece carries the user_id of its first row and so reaches this partition.
     partition = F.pmod(F.hash("user_id"), F.lit(partitions)).alias("_partition")
     pieces = map_batches(rows.select("*", partition), _pack, "user_id string, piece binary")
     return map_batches(pieces.repartition(partitions, "user_id"), partial(_unpack, kernel=kernel), schema)

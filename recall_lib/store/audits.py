@@ -1,6 +1,7 @@
-"""Audits: what a staged publication must be like, asked before anything is swapped in.
+"""Audits: checks that a staged publication must pass before anything is swapped in.
 
-Thresholds are the config's section `audits`; that no user has two rows and no score is null or NaN is always asked.
+The thresholds are in the config's section `audits`. Two checks of top-N tables always run: no user has two rows, and no row
+lacks its user id or its items, or holds an item without an id or with a score that is null or NaN.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from recall_lib.store.publication import Publication
 
 _METRIC = "hr@10"  # of the validation split
 
-# Gives the publication of the last day before one's own; None without one.
+# Returns the publication of the same dataset for the last published day before the given one; None if there is none.
 Before = Callable[[Publication], Publication | None]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """One figure and its bound; `bound` is called `least` or `most`."""
+    """One value and its bound; `side` says whether the bound is the `least` or the `most` that is allowed."""
 
     name: str
     value: float
@@ -33,7 +34,7 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure keeps to its bound."""
+        """Whether the value is within its bound."""
         return self.value >= self.bound if self.side == "least" else self.value <= self.bound
 
 
@@ -41,15 +42,15 @@ def audit(staged: Publication, before: Before, settings: Audits) -> dict[str, di
     """Audit one staged publication.
 
     Args:
-        staged: of its manifest: `rows`; top_n's `users_in`; a model's `validation`.
-        before: gives the publication of the last day before, None without one.
-        settings: thresholds.
+        staged: the publication. Its manifest has `rows` (events), `users_in` (top_n) or `validation` (models).
+        before: returns the publication of the last published day before.
+        settings: the thresholds.
 
     Returns:
-        {name of the audit: {"value", "least" or "most"}}, for the manifest; {} where nothing is asked of the dataset.
+        {name of the audit: {"value", "least" or "most"}}, for the manifest; {} for a dataset without audits.
 
     Raises:
-        DataRefused: an audit fails; the message has each that does, with its value and threshold.
+        DataRefused: an audit fails; the message lists every failed audit with its value and threshold.
     """
     dataset, facts = staged.dataset, staged.manifest
     if dataset == "events":
@@ -61,17 +62,24 @@ def audit(staged: Publication, before: Before, settings: Audits) -> dict[str, di
         found = list(_model_audits(staged, before, settings))
     else:
         found = []
-    failed = [f"{a.name} is {a.value:.6g}, at {a.side} {a.bound:.6g} is asked for" for a in found if not a.passed]
+    failed = [f"{a.name} is {a.value:.6g}, must be at {a.side} {a.bound:.6g}" for a in found if not a.passed]
     if failed:
         raise DataRefused(
-            f"{staged.name} was not published, for its audit failed: {'; '.join(failed)}; look for the cause in what it is "
-            "made from, or, if it is right so, change the threshold in the config's section audits"
+            f"{staged.name} was not published: audit failed ({'; '.join(failed)}). Check its input tables. "
+            "If the new value is expected, change the limit in the `audits` section of the config"
         )
     return {a.name: {"value": a.value, a.side: a.bound} for a in found}
 
 
 def top_n_audits(written: DataFrame, users_in: int | None, settings: Audits, *, of_model: bool = True) -> Iterable[Audit]:
-    """Of rows of schemas.TOP_N. `of_model`: the share of popular lists is asked too (by the user id alone many are)."""
+    """The audits of rows of schemas.TOP_N.
+
+    Args:
+        written: the rows.
+        users_in: number of users that must get a list; None: not checked.
+        settings: the thresholds.
+        of_model: also check the share of popular lists. Not for top_n_user_id, where many lists are popular.
+    """
     no_score = F.exists("items", lambda item: item["item_id"].isNull() | item["score"].isNull() | F.isnan(item["score"]))
     row = written.agg(
         F.count(F.lit(1)).alias("rows"),
@@ -93,6 +101,6 @@ def _model_audits(staged: Publication, before: Before, settings: Audits) -> Iter
     if settings.min_validation_share is None or (earlier := before(staged)) is None:
         return
     last = earlier.manifest.get("validation", {}).get(_METRIC)
-    if last:  # of no held-out user nothing was measured
+    if last:  # missing if that model had no held-out user to measure
         share = staged.manifest["validation"].get(_METRIC, 0.0) / last
         yield Audit("min_validation_share", share, "least", settings.min_validation_share)

@@ -1,12 +1,12 @@
 """The dated tables as external tables of Spark's catalog: `spark.table("recall.top_n").where("dt = '2024-03-03'")`.
 
-Every publication's files also lie in a folder of their own, `<root>/_versions/<partition>/<id>/`, which never changes: the
-partition's location is set to it in one transaction of the metastore, and readers see the old version or the new one. Spark
-keeps the listing of a folder for as long as an application lives; as no folder gets other files, none is ever out of date.
-The version before stays for those who are reading it, until the next publication or `recall gc`.
+The files of each publication are also linked into a folder that never changes, `<root>/_versions/<partition>/<id>/`. One
+transaction of the metastore points the partition to this folder, so readers see either the old version or the new one. Spark
+caches the listing of a folder until the application ends. A version's folder never changes, so a cached listing is never out
+of date. The previous version stays for its readers until the next publication or `recall gc`.
 
-To publish, `swap_in` is called with a publication of audited Parquet and nothing else: a table format with transactions of its
-own (Iceberg, Delta) is a class with the same methods, which overwrites the partition with the publication's rows.
+`swap_in` needs nothing but a publication of audited Parquet files. A table format with its own transactions (Iceberg, Delta)
+could be supported by a class with the same methods that overwrites the partition with the publication's rows.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from recall_lib.store.publication import Publication
 
 
 def declared(features: Features) -> dict[str, tuple[StructType, tuple[str, ...]]]:
-    """{table: (its columns in the files, the columns it is partitioned by)}; the other datasets are artefacts."""
+    """{table: (its columns in the files, the columns it is partitioned by)}; datasets of other files are left out."""
     rows = [row for row in DATASETS.values() if row.columns]
     return {row.name: (schemas.named(row.columns, features), ("dt", *filter(None, [row.key]))) for row in rows if row.columns}
 
 
 def create_table(dataset: str, features: Features, database: str, root: str) -> str:
-    """The statement that declares a table."""
+    """The SQL statement that declares a table."""
     schema, keys = declared(features)[dataset]
     columns = [f"  `{field.name}` {field.dataType.simpleString()}" for field in _with_keys(schema, keys)]
     return (
@@ -50,7 +50,7 @@ class Catalog:
     """The tables of one database, over the folders of one root."""
 
     def __init__(self, folders: Folders, database: str, features: Features) -> None:
-        """Raises UsageError where the session's catalog would be gone with the session."""
+        """Raises UsageError if the session's catalog is in memory, because it would end with the session."""
         self.folders, self.database, self.features = folders, database, features
         self.spark = folders.start_spark()
         self.declared = declared(features)
@@ -61,10 +61,10 @@ class Catalog:
             )
 
     def swap_in(self, publication: Publication) -> None:
-        """Make a publication's files what the partition holds: at once for who asks from now on.
+        """Point the partition to a publication's files; queries that start later read them.
 
         Raises:
-            DataRefused: the table is there with other columns.
+            DataRefused: the table exists with other columns.
         """
         dataset, dt, keys = publication.dataset, publication.dt, publication.keys
         self._require_table(dataset)
@@ -81,7 +81,7 @@ class Catalog:
         return f"ALTER TABLE {self.database}.{dataset}"
 
     def _version(self, publication: Publication) -> str:
-        """A folder that never changes, with a publication's files."""
+        """Link a publication's files into a new folder that never changes; returns the folder."""
         version = f"{self._versions(publication.dataset, publication.dt, publication.keys)}/{uuid.uuid4().hex}"
         self.folders.fs.makedirs(version)
         for path in self.folders.fs.ls(publication.folder, detail=False):
@@ -93,17 +93,17 @@ class Catalog:
         self.spark.sql(f"{self._alter(dataset)} ADD IF NOT EXISTS PARTITION ({_spec(dt, keys)}) LOCATION {_text(location)}")
 
     def _add_what_is_published(self, dataset: str) -> None:
-        """Add the partitions of what was published without a catalog; asked whenever a partition is new."""
+        """Add the partitions of publications that were made without a catalog. Called whenever a partition is new."""
         rows = self.spark.sql(f"SHOW PARTITIONS {self.database}.{dataset}").collect()
         known = {row["partition"] for row in rows}
         for dt, keys in self.folders.publications(dataset):
             found = self.folders.look(dataset, dt, **keys)
             if found and found.name.removeprefix(f"{dataset}/") not in known:
-                with suppress(FileNotFoundError):  # it is being replaced, and added, or removed
+                with suppress(FileNotFoundError):  # another run is replacing it, and adds it, or removes it
                     self._add(dataset, dt, keys, self._version(found))
 
     def keep_current(self, dataset: str, dt: str, keys: Mapping[str, str]) -> None:
-        """Remove every version but the current one, whoever may be reading it."""
+        """Remove every version except the current one, even if it is being read."""
         if dataset in self.declared:
             self._keep(dataset, dt, keys, self.location(dataset, dt, keys))
 
@@ -113,7 +113,7 @@ class Catalog:
                 self.folders.fs.rm(version, recursive=True)
 
     def location(self, dataset: str, dt: str, keys: Mapping[str, str]) -> str | None:
-        """The folder that a partition is read from; None if there is no such partition or table."""
+        """The folder that a partition is read from; None if the partition or the table does not exist."""
         try:
             rows = self.spark.sql(f"DESCRIBE FORMATTED {self.database}.{dataset} PARTITION ({_spec(dt, keys)})").collect()
         except AnalysisException:
@@ -122,11 +122,11 @@ class Catalog:
         return f"{self._versions(dataset, dt, keys)}/{uri.rsplit('/', 1)[-1]}"
 
     def versions(self, dataset: str, dt: str, keys: Mapping[str, str]) -> list[str]:
-        """The folders of all versions of a partition that are still there."""
+        """The folders of all versions of a partition that still exist."""
         return self.folders.inside(self._versions(dataset, dt, keys).removeprefix(f"{self.folders.root}/"))
 
     def drop(self, dataset: str, dt: str) -> None:
-        """Take a day out of its table; the versions' folders stay."""
+        """Drop a day's partition from its table; the folders of its versions stay."""
         if self.spark.catalog.tableExists(f"{self.database}.{dataset}"):
             self.spark.sql(f"ALTER TABLE {self.database}.{dataset} DROP IF EXISTS PARTITION ({_spec(dt, {})})")
 
@@ -142,7 +142,7 @@ class Catalog:
 
 
 def _text(value: str) -> str:
-    """A value as Spark's SQL writes it."""
+    """A value as a string literal in Spark SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

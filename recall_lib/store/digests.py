@@ -1,4 +1,4 @@
-"""Digests of what tables hold, which know no order of rows and no partitions."""
+"""Digests of table contents; they do not depend on the order of rows or on partitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def content_digests(frame: DataFrame, by: str | None = None) -> dict[str, tuple[
     Without `by` the whole frame is one group named "".
     """
     key = F.col(by) if by else F.lit("")
-    # A hash skips nulls and does not tell where a list ends: both are hashed too.
+    # xxhash64 skips nulls and ignores where a list ends, so null flags and list lengths are hashed too.
     columns: list[Column] = []
     for field in frame.schema:
         if field.name != by:

@@ -1,8 +1,9 @@
 """Where publications lie under one root, and how they are found there.
 
-A dataset's day is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, of Parquet or artefact files and a
-`_manifest.json`, which names the files with their sha256, rows, content digest, inputs and settings, and is the truth of
-success. A reader that comes between the two renames of a new publication finds the old version under `_retired`.
+A publication is one folder, `<root>/<dataset>/dt=<day>[/<key>=<value>]`, with Parquet or artefact files and a
+`_manifest.json`. The manifest lists the files with their sha256, and records rows, content digest, inputs and settings. A
+folder is published if it has a manifest. A new publication replaces an old one by two renames; a reader that comes between
+them finds the old version under `_retired`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Folders:
     """The folders of one root."""
 
     def __init__(self, root: str, start_spark: StartSpark) -> None:
-        """`root`: a path or an address; `start_spark`: called when the first table is read."""
+        """`root`: a path or an address; `start_spark`: returns the session, called when a table is read."""
         self.fs, self.root, self._prefix = resolve(root)
         self.local = self._prefix == "file://"
         self.start_spark = start_spark
@@ -46,7 +47,7 @@ class Folders:
         return f"{self.root}/{area}/{name}"
 
     def inside(self, area: str) -> list[str]:
-        """The paths directly below a folder of the root, ascending; none if it is not there."""
+        """The paths directly below a folder of the root, ascending; empty if the folder does not exist."""
         try:
             return sorted(path.rstrip("/") for path in self.fs.ls(f"{self.root}/{area}", detail=False))
         except FileNotFoundError:
@@ -56,22 +57,22 @@ class Folders:
     def find(self, dataset: str, dt: str, **keys: str) -> str | None:
         """The folder that holds the published version now, or None."""
         target = self.path(dataset, dt, **keys)
-        # The first is looked at twice: between the two looks a publication may have come to its end.
+        # The target is checked twice: between the first check and that of `_retired` a publication may finish.
         for folder in (target, self.aside("_retired", dataset, dt, keys), target):
             if self.fs.exists(f"{folder}/{MANIFEST}"):
                 return folder
         return None
 
     def look(self, dataset: str, dt: str, **keys: str) -> Publication | None:
-        """A publication as it is now, None if it is not there."""
+        """A publication as it is now; None if it does not exist."""
         while folder := self.find(dataset, dt, **keys):
-            with suppress(FileNotFoundError):  # replaced between the look and the read: it is looked for anew
+            with suppress(FileNotFoundError):  # replaced after `find`: look again
                 manifest = self.read_json(f"{folder}/{MANIFEST}")
                 return Publication(dataset, dt, keys, folder, self.uri(folder), manifest, self.start_spark)
         return None
 
     def get(self, dataset: str, dt: str, **keys: str) -> Publication:
-        """A publication that must be there (DataRefused if it is not)."""
+        """A publication that must exist (DataRefused if it does not)."""
         found = self.look(dataset, dt, **keys)
         if found is None:
             raise DataRefused(
@@ -85,14 +86,14 @@ class Folders:
         return [day for day in self.days_with_folders(dataset) if self.find(dataset, day)]
 
     def days_with_folders(self, dataset: str) -> list[str]:
-        """The days of which a dataset has anything, published or not, ascending."""
+        """The days for which a dataset has a folder, published or not, ascending."""
         names = [path.rsplit("/", 1)[-1] for path in self.inside(dataset)]
         days = {name.removeprefix("dt=") for name in names if name.startswith("dt=")}
-        # A day can be there alone, between a publication's renames or where a run died between them.
+        # A day may lie under `_retired` alone: between a publication's two renames, or after a run died between them.
         return sorted(days | {dt for name, dt, _ in map(named_aside, self.inside("_retired")) if name == dataset})
 
     def publications(self, dataset: str) -> list[tuple[str, dict[str, str]]]:
-        """(dt, further keys) of all that is published of a dataset, ascending."""
+        """(dt, further keys) of every publication of a dataset, ascending."""
         folder = f"{self.root}/{dataset}"
         paths = self.fs.find(folder) if self.fs.isdir(folder) else []
         places = [path[len(folder) + 1 :].split("/")[:-1] for path in paths if path.endswith(f"/{MANIFEST}")]
@@ -104,30 +105,30 @@ class Folders:
         return sorted(published, key=str)
 
     def latest(self, dataset: str) -> dict[str, Any] | None:
-        """What `<dataset>/latest.json` holds: the day, and facts of it; None if it is not there."""
+        """The content of `<dataset>/latest.json`: a day and facts about it; None if the file does not exist."""
         with suppress(FileNotFoundError):
             return self.read_json(f"{self.root}/{dataset}/latest.json")
         return None
 
     # -- files ---------------------------------------------------------------------------------------------------------
     def read_json(self, path: str) -> dict[str, Any]:
-        """A JSON object."""
+        """The JSON object in a file."""
         loaded: dict[str, Any] = json.loads(self.fs.cat_file(path))
         return loaded
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second name: a hard link where the file system has such, else a copy."""
+        """Give a file a second name: a hard link if the file system supports it, else a copy."""
         getattr(self.fs, "link", self.fs.cp_file)(source, target)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder; that it is not there, or goes meanwhile, is no error."""
+        """Remove a folder if it exists; another process may remove it at the same time."""
         if self.fs.exists(folder):
-            with suppress(FileNotFoundError):  # gc came first
+            with suppress(FileNotFoundError):  # e.g. gc removed it first
                 self.fs.rm(folder, recursive=True)
 
 
 def named_aside(path: str) -> tuple[str, str, dict[str, str]]:
-    """(dataset, dt, keys) by the name of a folder of `Folders.aside`, or of a checkpoint."""
+    """(dataset, dt, keys), parsed from the name of a folder of `Folders.aside` or of a checkpoint."""
     name = _ASIDE.match(path.rstrip("/").rsplit("/", 1)[-1])
     assert name, f"no publication has the name {path}"
     return name["dataset"], name["dt"], {name["key"]: name["value"]} if name["key"] else {}

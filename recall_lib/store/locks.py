@@ -1,14 +1,14 @@
-"""Locks that several processes, on one host or many, see under `paths.root`: one holder at a time, and none for ever.
+"""Locks under `paths.root`, shared by processes on one host or many: one holder at a time; a dead holder loses its lock.
 
-A lock is a folder, `<root>/_locks/<name>/`, of numbered files, `7.json`; the newest says who has it, or had it last. To take
-a lock is to create the next number, which a file system gives to one of all that try, whether the holder before has let go
-or died; a number is never used again, so that a contender who was slow cannot take what is somebody else's by now. The
-holder deletes the older ones and writes its file anew as long as it lives. One that was cut off or stood still for so long
-that another took the lock over is told so when it comes to publish (`require_kept`).
+A lock is a folder, `<root>/_locks/<name>/`, of numbered files such as `7.json`. The newest file names the holder, or the last
+one. When the holder has released the lock or died, a process takes it by creating the file with the next number; the file
+system lets only one process create that file. A number is never used again, so a slow process cannot take a lock that
+another has taken meanwhile. The holder deletes the older files and rewrites its own file as a heartbeat. If a holder was
+suspended or cut off for so long that another run took the lock over, `require_kept` raises before it publishes.
 
-On local disks and NFS (O_EXCL) and object stores that fsspec knows a conditional write for, exactly one gets a lock. Where
-fsspec has only a look before the write (HDFS), two that come within the same few milliseconds may both get it; what they
-publish is still whole, as everything is that is published.
+On local disks and NFS (O_EXCL), and on object stores for which fsspec has a conditional write, exactly one process gets a
+lock. Where fsspec only checks before it writes (HDFS), two processes that come within a few milliseconds of each other may
+both get it. Even then every publication is whole, because it is swapped in whole.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from recall_lib.process.errors import Busy
 
 FOLDER = "_locks"
 HEARTBEAT_S = 20.0
-# An owner whose process cannot be looked at from here counts as dead after this. The hosts' clocks may differ by less.
+# Seconds without a heartbeat after which an owner on another host counts as dead. The hosts' clocks must differ by less.
 DEAD_AFTER_S = 180.0
 _POLL_S = 0.5
-# The locks that this process has, by their files, and the file system of each.
+# The locks that this process holds: {path of the lock's file: its file system}.
 _KEPT: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who has a lock, or had it.
+    """The holder of a lock, or its last holder.
 
     Attributes:
-        host: by name, for people.
-        processes: where `pid` means something: the host's boot and its process namespace (a container has its own).
-        pid: of the process.
-        started: when it started, in clock ticks since boot: another one that gets its pid later has another time.
+        host: the host's name, for messages.
+        processes: the host's boot and process namespace (a container has its own), within which `pid` is meaningful.
+        pid: the process's id.
+        started: when the process started, in clock ticks since boot. A later process with the same pid has another value.
         run_id: as in the manifests.
-        since: UTC, ISO 8601.
-        beat: of its last heartbeat, seconds since 1970.
-        released: whether it has let go.
+        since: when it took the lock, UTC, ISO 8601.
+        beat: the time of its last heartbeat, seconds since 1970.
+        released: whether it has released the lock.
     """
 
     host: str
@@ -64,7 +64,7 @@ class Owner:
     released: bool = False
 
     def lives(self) -> bool:
-        """Whether it still has the lock."""
+        """Whether it still holds the lock."""
         if self.released:
             return False
         if self.processes and self.processes == _processes():
@@ -82,14 +82,14 @@ def _say(text: str) -> None:
 
 @contextmanager
 def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[str], None] = _say) -> Iterator[None]:
-    """Have the lock `name` of a root during the block.
+    """Hold the lock `name` of a root during the block.
 
     Args:
-        wait_s: how long to wait for another living holder.
-        say: is told once whom one waits for.
+        wait_s: how long to wait while another living run holds the lock, seconds.
+        say: called once if this run waits, with a line that names the holder.
 
     Raises:
-        Busy: another run has it (still).
+        Busy: another run (still) holds the lock.
     """
     fs, path = url_to_fs(root)
     folder, deadline, told = f"{path}/{FOLDER}/{name}", time.monotonic() + wait_s, False
@@ -100,9 +100,9 @@ def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[
         if other is None:
             break
         if time.monotonic() >= deadline:
-            raise Busy(f"{name} is held by {other}: run it again when that has ended")
+            raise Busy(f"{name} is held by {other}: run this command again when that run has ended")
         if not told:
-            say(f"waits for {name}, held by {other}")
+            say(f"waiting for {name}, held by {other}")
             told = True
         time.sleep(_POLL_S)
     ended = threading.Event()
@@ -115,23 +115,23 @@ def held(root: str, name: str, run_id: str, wait_s: float = 0.0, say: Callable[[
         del _KEPT[file]
         ended.set()
         heart.join()
-        with suppress(OSError):  # the whole root is gone, or the disk is full: then the lock ends with the process
+        with suppress(OSError):  # the root was deleted, or the disk is full: then the lock ends with the process
             _write(fs, file, replace(mine, released=True))
 
 
 def require_kept() -> None:
-    """Raise Busy if another run has taken over a lock of this process, which has shown no sign of life for too long."""
+    """Raise Busy if another run has taken over a lock of this process, because its heartbeat stopped for too long."""
     for file, fs in _KEPT.items():
         folder, _, number = file.removesuffix(".json").rpartition("/")
         if not fs.exists(file) or _newest(fs, folder) > int(number):
             raise Busy(
-                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one showed no sign of life (or its lock "
-                "was removed): nothing more is published; run it again when that has ended"
+                f"{folder.rsplit('/', 1)[-1]} was taken over by another run while this one sent no heartbeat (or its lock "
+                "was removed): this run publishes nothing more; run this command again when that run has ended"
             )
 
 
 def holders(root: str) -> dict[str, Owner]:
-    """The living holder of every lock of a root that has one."""
+    """The living holder of each lock of a root, by the lock's name; locks that nobody holds are left out."""
     fs, path = url_to_fs(root)
     if not fs.isdir(f"{path}/{FOLDER}"):
         return {}
@@ -141,14 +141,16 @@ def holders(root: str) -> dict[str, Owner]:
 
 
 def require_no_other_day(root: str, run_id: str) -> None:
-    """Raise Busy if a run other than this one is at work on a day: it may be reading the events."""
+    """Raise Busy if any other run holds the lock of a day: it may be reading the events."""
     for name, owner in holders(root).items():
         if name.startswith("dt=") and owner.run_id != run_id:
-            raise Busy(f"{name} is held by {owner}, which may be reading the events: run it again when that has ended")
+            raise Busy(
+                f"{name} is held by {owner}, which may be reading the events: run this command again when that run has ended"
+            )
 
 
 def _take(fs: Any, folder: str, mine: Owner) -> tuple[str, Owner | None]:
-    """(my file, None), or the file of the owner that has the lock, and the owner."""
+    """Take the lock: (this process's file, None). If a living owner holds it: (the owner's file, the owner)."""
     while True:
         newest = _newest(fs, folder)
         owner = _owner(fs, folder, newest)
@@ -160,7 +162,7 @@ def _take(fs: Any, folder: str, mine: Owner) -> tuple[str, Owner | None]:
         except FileExistsError:
             continue
         numbers = _numbers(fs, folder)
-        slow = max(numbers) > newest + 1  # others came and went meanwhile, and cleared away the number that we created
+        slow = max(numbers) > newest + 1  # others took the lock meanwhile and had deleted this number before we created it
         for number in [newest + 1] if slow else [number for number in numbers if number <= newest]:
             with suppress(FileNotFoundError):
                 fs.rm_file(f"{folder}/{number}.json")
@@ -180,7 +182,7 @@ def _newest(fs: Any, folder: str) -> int:
 
 
 def _owner(fs: Any, folder: str, number: int) -> Owner | None:
-    """Who wrote a number; None if the file is gone."""
+    """The owner in the file of a number; None if the file was deleted."""
     file = f"{folder}/{number}.json"
     try:
         return Owner(**json.loads(fs.cat_file(file)))
@@ -194,7 +196,7 @@ def _owner(fs: Any, folder: str, number: int) -> Owner | None:
 
 
 def _create(fs: Any, file: str, owner: Owner) -> None:
-    """Write a file that must not be there (else FileExistsError)."""
+    """Write a file that must not exist yet (else FileExistsError)."""
     text = json.dumps(asdict(owner)).encode()
     if "file" in fs.protocol:
         with Path(file).open("xb") as out:
@@ -215,7 +217,7 @@ def _write(fs: Any, file: str, owner: Owner) -> None:
 
 def _beat(fs: Any, file: str, owner: Owner, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_S):
-        with suppress(OSError):  # of a network: the next beat may come through
+        with suppress(OSError):  # e.g. a network error: the next heartbeat may succeed
             _write(fs, file, replace(owner, beat=time.time()))
 
 
@@ -225,7 +227,7 @@ def _myself(run_id: str) -> Owner:
 
 
 def _processes() -> str:
-    """Names the processes that we can see; "" where there is no /proc, so that heartbeats alone decide."""
+    """An id of the processes visible from here; "" where there is no /proc, so that heartbeats alone decide."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -234,9 +236,9 @@ def _processes() -> str:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a living process started, in clock ticks since boot; None if there is none, or only its exit code is left."""
+    """When a living process started, in clock ticks since boot; None if it does not exist or is a zombie."""
     try:
-        # After the name, which may hold anything: the 3rd field, the state, is the first here; the 22nd the start.
+        # The fields after the name, which may hold any character: field 3 is the state, field 22 (fields[18]) the start.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

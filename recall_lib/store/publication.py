@@ -1,4 +1,4 @@
-"""One publication, as it was when it was looked up: what is read is what its digest is recorded of."""
+"""One publication as it was when it was looked up, so that the rows that are read are those of its recorded digest."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ StartSpark = Callable[[], SparkSession]
 
 @dataclass(frozen=True)
 class Publication:
-    """A day of a dataset, or the part of it that further keys name.
+    """A day of a dataset, or the part of the day that further keys name.
 
-    Another publication may take its place at any time. Its files have other names where executors write them, so that a reader
-    of this one misses a file then and never reads another version's.
+    Another publication may replace it at any time. Executors write each publication's files under new names. A reader of a
+    replaced publication therefore fails on a missing file, and never reads rows of another version.
 
     Attributes:
-        dataset: its name.
+        dataset: the dataset's name.
         dt: the day.
         keys: the further keys.
-        folder: that holds it, as the file system names it.
-        uri: the same as Spark and other processes name it.
-        manifest: what is recorded of it.
-        start_spark: gives the session that `read` needs.
+        folder: its folder, as a path of the file system.
+        uri: the same folder, as an address for Spark and other processes.
+        manifest: the content of its `_manifest.json`.
+        start_spark: returns the session that `read` needs.
     """
 
     dataset: str
@@ -47,12 +47,12 @@ class Publication:
 
     @property
     def digest(self) -> str:
-        """Of its content."""
+        """The digest of its content."""
         return self.manifest["digest"]
 
     @property
     def inputs(self) -> Mapping[str, str]:
-        """The digests of what it was made from, by name."""
+        """The digest of each of its inputs, by name."""
         return self.manifest["inputs"]
 
     @property
@@ -66,12 +66,12 @@ class Publication:
         return tuple(f"{self.uri}/{file['name']}" for file in self.manifest["files"])
 
     def read(self, schema: StructType) -> DataFrame:
-        """Its rows, without dt and further keys."""
+        """Its rows, without the columns dt and further keys."""
         return read_all([self], schema, self.start_spark())
 
 
 def read_all(publications: Iterable[Publication], schema: StructType, spark: SparkSession) -> DataFrame:
-    """The rows of several publications of one dataset; of none an empty frame.
+    """The rows of several publications of one dataset; an empty frame if there are none.
 
     Raises:
         DataRefused: their columns are not those of the schema.

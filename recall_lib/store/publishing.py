@@ -1,4 +1,4 @@
-"""How publications come into being: written aside under `_staging`, digested, audited, and swapped in by two renames."""
+"""How publications are made: written under `_staging`, digested, audited, and swapped in by two renames."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Place:
     """Where a run publishes.
 
     Attributes:
-        folders: of the root.
-        catalog: that is told first; None where none is asked for.
-        config: for the manifests.
+        folders: the root's folders.
+        catalog: gets each publication before its folder is swapped in; None without `tables.database`.
+        config: recorded in the manifests.
         audits: thresholds; None: nothing is audited.
-        run_id: of the run.
+        run_id: the run's id.
     """
 
     folders: Folders
@@ -49,13 +49,13 @@ class Place:
 
 
 class Staged:
-    """Publications that are being made, all in one pass.
+    """Publications that are being made in one pass.
 
     Attributes:
-        inputs: the digest of each publication that they are made from, by name; may be added to.
-        facts: counts and other facts for the manifests, in place of what is recorded of itself; may be added to.
-        folder: on this machine, to fill with files that are not tables.
-        published: what has come of it, once the block has ended.
+        inputs: the digest of each input, by name; the block may add to it.
+        facts: counts and other facts for the manifests. They override values recorded by default. The block may add to them.
+        folder: a local folder for files that are not tables; files put into it are published.
+        published: the publications, once the block has ended.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Staged:
         inputs: Mapping[str, str],
         facts: Mapping[str, Any],
     ) -> None:
-        """Nothing is made yet.
+        """No folder is made yet.
 
         Args:
-            place: where they will be.
-            dataset: of all.
-            by: dt or the key in which they differ, "" for one alone.
-            parts: dt and further keys of each, by the value of `by`.
-            inputs: see above.
-            facts: see above.
+            place: where they will be published.
+            dataset: the dataset of all of them.
+            by: the key in which they differ (dt or a further key); "" if there is only one.
+            parts: dt and further keys of each publication, by its value of `by`.
+            inputs: see the class.
+            facts: see the class.
         """
         self.inputs, self.facts = dict(inputs), dict(facts)
         self.published: list[Publication] = []
@@ -88,21 +88,21 @@ class Staged:
 
     @property
     def publication(self) -> Publication:
-        """The only one that has come of it."""
+        """The only publication; ValueError if there are several."""
         (only,) = self.published
         return only
 
     @property
     def address(self) -> str:
-        """Where tasks write: a file lies in it or, of one of several publications, in its folder `<key>=<value>`."""
+        """The folder in which tasks write files; with several publications, each has a folder `<key>=<value>` in it."""
         return self._folders.uri(self.path)
 
     def write(self, frame: DataFrame, schema: StructType) -> None:
         """Publish the rows of a frame; its partitions become the files.
 
         Args:
-            frame: of several publications it also has the column in which they differ.
-            schema: of the tables.
+            frame: the rows; with several publications it also has the column in which they differ.
+            schema: of the table, without that column.
         """
         writer = enforce(frame, self._columns(schema), self._dataset).write.mode("overwrite")
         (writer.partitionBy(self._by) if self._by else writer).parquet(self.address)
@@ -112,12 +112,12 @@ class Staged:
         """Publish the files that tasks have written below `address`.
 
         Args:
-            written: the collected rows of writing.WRITTEN; those of files elsewhere do not matter here.
+            written: the collected rows of writing.WRITTEN; files in other folders are ignored.
             schema: of the files.
         """
         kept = {address for (address,) in written}
         for path in self._folders.fs.find(self.path):
-            if self._folders.uri(path) not in kept:  # of an attempt that failed or came second
+            if self._folders.uri(path) not in kept:  # from a task attempt that Spark does not count
                 self._folders.fs.rm(path)
         self._digest(schema)
 
@@ -137,25 +137,25 @@ class Staged:
 
     @contextmanager
     def swapped_in(self) -> Iterator[Staged]:
-        """Publishes what the block has written, if it ends without an error; cleans up after it in any case."""
+        """Publish what the block has written if it ends without an error; remove the staging folders in any case."""
         self._make_folders()
         try:
             with tempfile.TemporaryDirectory(prefix="recall-") as folder:
                 self.folder = Path(folder)
                 yield self
-                self._make_folders()  # a part without rows; or gc came to a folder that stood empty for long
+                self._make_folders()  # Spark makes none for a part without rows; gc may have removed one that stayed empty
                 for file in sorted(self.folder.iterdir()):
                     self._folders.fs.put_file(str(file), f"{self.path}/{file.name}")
             # All are digested and audited before the first is swapped in.
             for candidate in [self._candidate(value) for value in self._parts]:
                 self.published.append(_swap_in(candidate, self._place))
         finally:
-            with suppress(OSError):  # a task that Spark has given up put one more file there
+            with suppress(OSError):  # a task that Spark gave up on wrote one more file meanwhile: remove again
                 self._folders.remove(self.path)
             self._folders.remove(self.path)
 
     def _candidate(self, value: str) -> Publication:
-        """What lies in a staged folder, audited."""
+        """The publication in a staged folder, audited."""
         keys, folder = dict(self._parts[value]), self._part(value)
         dt = keys.pop("dt")
         files = _files(self._folders, folder)
@@ -185,19 +185,19 @@ class Staged:
         return replace(found, manifest=manifest | ({"audits": results} if results else {}))
 
     def _before(self, found: Publication) -> Publication | None:
-        """The publication of the last day before."""
+        """The publication of the last published day before this one's."""
         earlier = [day for day in self._folders.days(found.dataset) if day < found.dt]
         return self._folders.look(found.dataset, earlier[-1], **found.keys) if earlier else None
 
 
 def _swap_in(candidate: Publication, place: Place) -> Publication:
-    """Put a staged publication in the place of the published one."""
+    """Publish a staged publication, in place of the one that is published now."""
     folders, dataset, dt, keys = place.folders, candidate.dataset, candidate.dt, candidate.keys
     text = json.dumps(candidate.manifest, indent=1, sort_keys=True)
     folders.fs.pipe_file(f"{candidate.folder}/{MANIFEST}", text.encode())
     locks.require_kept()
     if place.catalog:
-        place.catalog.swap_in(candidate)  # before the folder: a day with a manifest is published everywhere
+        place.catalog.swap_in(candidate)  # before the folder, so that a day with a manifest is also in the catalog
     target, retired = folders.path(dataset, dt, **keys), folders.aside("_retired", dataset, dt, keys)
     folders.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
     if folders.fs.exists(f"{target}/{MANIFEST}"):
@@ -206,17 +206,17 @@ def _swap_in(candidate: Publication, place: Place) -> Publication:
         folders.fs.mv(target, retired, recursive=True)
     folders.remove(target)  # a folder without a manifest was never published
     folders.fs.mv(candidate.folder, target, recursive=True)
-    with suppress(OSError):  # it is published; what a reader on NFS has open stays until the next publication or gc
+    with suppress(OSError):  # it is published; files that a reader on NFS has open stay until the next publication or gc
         folders.remove(retired)
     return replace(candidate, folder=target, uri=folders.uri(target))
 
 
 def _files(folders: Folders, folder: str) -> list[dict[str, Any]]:
-    """The files of a staged folder, for its manifest; what is none of it is removed."""
+    """The files of a staged folder, for its manifest; files that Hadoop added are removed."""
     files = []
     for path in sorted(folders.fs.ls(folder, detail=False)):
         name = path.rsplit("/", 1)[-1]
-        if name.startswith((".", "_")):  # Hadoop's checksums and _SUCCESS: the manifest has both
+        if name.startswith((".", "_")):  # Hadoop's checksums and _SUCCESS, which the manifest replaces
             folders.fs.rm(path)
             continue
         with folders.fs.open(path, "rb") as file:
@@ -226,7 +226,10 @@ def _files(folders: Folders, folder: str) -> list[dict[str, Any]]:
 
 
 def footer(folders: Folders, path: str) -> dict[str, Any]:
-    """Rows a row group, and values a list column, of a Parquet file: what training plans its steps from."""
+    """Rows, rows per row group and values per list column of a Parquet file: training plans its steps from these.
+
+    {} for other files.
+    """
     if not path.endswith(".parquet"):
         return {}
     with folders.fs.open(path, "rb") as file:

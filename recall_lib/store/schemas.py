@@ -38,7 +38,7 @@ REJECTS = _struct(source=StringType(), reason=StringType(), raw=StringType())
 VOCAB = _struct(feature=StringType(), index=IntegerType(), value=StringType(), count=LongType())
 ITEM_VECTORS = _struct(item_index=IntegerType(), item_id=StringType(), vector=ArrayType(FloatType()))
 USER_VECTORS = _struct(user_id=StringType(), vector=ArrayType(FloatType()))
-# Both kinds in one table: files of either lack the other's id, which is null there.
+# Both kinds are one table. The files of one kind lack the id columns of the other; Spark reads them as null.
 VECTORS = StructType([*(field for field in USER_VECTORS if field.name != "vector"), *ITEM_VECTORS])
 # key user_id; items best first; source model | popular
 TOP_N = _struct(user_id=StringType(), items=SCORED_ITEMS, source=StringType(), model_version=StringType())
@@ -49,7 +49,7 @@ RELATED = _struct(source=StringType(), item_id=StringType(), items=SCORED_ITEMS)
 
 
 def events(features: Features) -> StructType:
-    """Clicks: one row a click. event_ts is null with ordering `position`, position is null with ordering `time`."""
+    """Clicks: one row per click. event_ts is null with ordering `position`, position is null with ordering `time`."""
     columns: dict[str, DataType] = {
         "user_id": StringType(),
         "item_id": StringType(),
@@ -62,30 +62,30 @@ def events(features: Features) -> StructType:
     return _struct(**columns)
 
 
-def runs(features: Features) -> StructType:
-    """Samples: one row a run of one user's clicks, oldest first, from which windows are cut (see samples/windows.py).
+def segments(features: Features) -> StructType:
+    """Samples: one row per segment of a user's clicks, oldest first; windows are cut from it (samples/windows.py).
 
-    A target's history are the tokens before it. Rows that are not for training have one target, the last token; it is 0
-    where there is none (inference). `seen`: every item in the user's history, ascending; empty in training rows.
+    A target's history is the tokens before it. Rows that are not for training have one target, the last token; at inference
+    this token is 0. `seen`: every item in the user's history, ascending; empty in training rows.
     """
     columns: dict[str, DataType] = {
         "user_id": StringType(),
-        "item_index": _INTS,  # a token each
-        "is_target": ArrayType(BooleanType()),  # a token each
-        "example_age": ArrayType(FloatType()),  # days, a target each
+        "item_index": _INTS,  # one per token
+        "is_target": ArrayType(BooleanType()),  # one per token
+        "example_age": ArrayType(FloatType()),  # days, one per target
         "negatives": _INTS,  # negatives_per_positive for each target, padded with 0
     }
-    columns |= {f"{feature.name}_index": _INTS for feature in features.user}  # a target each
+    columns |= {f"{feature.name}_index": _INTS for feature in features.user}  # one per target
     columns |= {f"{feature.name}_index": _INTS for feature in features.item}  # the tokens' values, concatenated
-    columns |= {f"{f.name}_length": _INTS for f in features.item if f.multi}  # values of each token, at least 1
+    columns |= {f"{f.name}_length": _INTS for f in features.item if f.multi}  # number of values of each token, at least 1
     columns["seen"] = _INTS
     return _struct(**columns)
 
 
 def items(features: Features) -> StructType:
-    """What is known of each item before dt, key item_index; per item feature the values at its newest click.
+    """What is known about each item before dt, key item_index: for each item feature, the values at the item's newest click.
 
-    `prior` is that of model.recency, the logarithm of a rate; 0 without it.
+    `prior` is the prior of model.recency, the logarithm of a rate; 0 without model.recency.
     """
     columns: dict[str, DataType] = {"item_index": IntegerType(), "prior": DoubleType()}
     columns |= {f"{feature.name}_index": _INTS for feature in features.item}
@@ -93,7 +93,7 @@ def items(features: Features) -> StructType:
 
 
 def named(name: str, features: Features) -> StructType:
-    """The schema of this name here, as the rows of datasets.py have it."""
+    """The schema of this name in this module; datasets.py refers to schemas by name."""
     schema = globals()[name]
     return schema if isinstance(schema, StructType) else schema(features)
 
@@ -113,5 +113,7 @@ def enforce(frame: DataFrame, schema: StructType, name: str) -> DataFrame:
         if n in have and have[n].simpleString() != want[n].simpleString()
     ]
     if problems:
-        raise DataRefused(f"{name} does not fit its schema: {', '.join(problems)}; was the config changed since it was made?")
+        raise DataRefused(
+            f"{name} does not fit its schema: {', '.join(problems)}. If the config has changed since it was made, make it again"
+        )
     return frame.select(*want)

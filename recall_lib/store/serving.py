@@ -1,4 +1,4 @@
-"""Vocabulary, model, vectors and index of a day belong together, or nothing is written (SPEC 2.4)."""
+"""Checks that vocabulary, model, vectors and index of a day belong together; otherwise nothing is written (SPEC 2.4)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Serving:
-    """What everything of a day is inferred with: a model, and the vocabulary it was trained on.
+    """The model that serves a day, and the vocabulary it was trained on.
 
     Attributes:
-        dt: the day of both. It is earlier than the day it serves where that day's own model was not promoted
-            (training.max_hr_drop).
+        dt: the day of both. If the model of the served day was not promoted (training.max_hr_drop), this is an earlier day.
         model: models/dt.
         vocab: vocab/dt.
     """
@@ -30,7 +29,7 @@ class Serving:
 
     @property
     def stamp(self) -> dict[str, str]:
-        """What the manifest of everything that is made with them has."""
+        """The facts that the manifest of every table made with them records."""
         return {"model_version": self.model.manifest["version"], "vocab": self.vocab.digest}
 
     def require(self, publication: Publication) -> Publication:
@@ -45,25 +44,25 @@ class Serving:
 
 
 def serving_day(model: Publication) -> str:
-    """The day whose model serves the day of this one: its own, or an earlier one if it was not promoted."""
+    """The day whose model serves the day of this model: the same day, or an earlier one if this model was not promoted."""
     return str(model.manifest.get("serving_dt", model.dt))
 
 
 def serving(tables: Tables, dt: str) -> Serving:
-    """What serves a day.
+    """The model and vocabulary that serve a day.
 
     Raises:
-        DataRefused: one is not published, or the model was trained on another vocabulary or with other settings.
+        DataRefused: one of them is not published, or the model was trained on another vocabulary or with other settings.
     """
     return model_of_vocab(tables, serving_day(tables.get("models", dt)))
 
 
 def model_of_vocab(tables: Tables, dt: str) -> Serving:
-    """Model and vocabulary of a day; see `serving`."""
+    """The model and vocabulary of a day itself; raises as `serving` does."""
     vocab, model = tables.get("vocab", dt), tables.require_settings("models", dt)
     if model.inputs["vocab"] != vocab.digest:
         raise DataRefused(
-            f"models/dt={dt} was trained on another vocabulary: run `recall samples` and `recall train` --dt {dt}"
+            f"models/dt={dt} was trained on another vocabulary: run `recall samples --dt {dt}`, then `recall train --dt {dt}`"
         )
     return Serving(dt, model, vocab)
 

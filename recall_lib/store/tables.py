@@ -1,6 +1,6 @@
 """The dated tables under `paths.root`, as one run reads and publishes them.
 
-With `tables.database` the catalog is told of a publication first (see catalog.py).
+With `tables.database` each publication enters the catalog before its folder is swapped in (see catalog.py).
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ def _no_spark() -> SparkSession:
 
 
 class Tables(Folders):
-    """The datasets of one root, seen by one run."""
+    """The datasets of one root, as one run sees them."""
 
     def __init__(self, config: Config, run_id: str | None = None, start_spark: StartSpark = _no_spark) -> None:
-        """`start_spark` is called when a table is first read or written; artefacts and manifests need none."""
+        """`start_spark` is called when a table is first read or written; artefacts and manifests do not need Spark."""
         super().__init__(config.paths.root, start_spark)
         self.config = config
         self.run_id = run_id or uuid.uuid4().hex[:12]
 
     @cached_property
     def catalog(self) -> Catalog | None:
-        """The tables of `tables.database`; None where none is asked for."""
+        """The catalog's tables in `tables.database`; None if that is not set."""
         database = self.config.tables.database
         return Catalog(self, database, self.config.features) if database else None
 
     def require_settings(self, dataset: str, dt: str, *only: str, **keys: str) -> Publication:
-        """A publication that was made with the settings of now.
+        """A publication that was made with the current settings.
 
         Args:
-            dataset: of it.
-            dt: of it.
-            only: the settings that count, in place of all that the dataset's declaration names.
-            keys: of it.
+            dataset: its dataset.
+            dt: its day.
+            only: compare only these settings, in place of the `settings` in the dataset's declaration.
+            keys: its further keys.
 
         Raises:
-            DataRefused: it is not there, or was made with others.
+            DataRefused: it is not published, or was made with other settings.
         """
         found = self.get(dataset, dt, **keys)
         changed = other_settings(dataset, found.manifest["config"], self.config, only=only)
         if changed:
             raise DataRefused(
-                f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: take those again, or run "
-                f"`recall {DATASETS[dataset].job_of(keys)} --dt {dt}` and what follows it with these"
+                f"{dataset}/dt={dt} was made with other settings in {', '.join(changed)}: restore the old values, or run "
+                f"`recall {DATASETS[dataset].job_of(keys)} --dt {dt}` and the jobs after it with the new ones"
             )
         return found
 
@@ -74,21 +74,21 @@ class Tables(Folders):
         facts: Mapping[str, Any] | None = None,
         **keys: str | Sequence[str],
     ) -> AbstractContextManager[Staged]:
-        """What the block writes is published when it ends without an error.
+        """Publish what the block writes, once it ends without an error.
 
             with tables.publishing("popular", dt, inputs={"vocab": vocab.digest}) as staged:
                 staged.write(frame, schemas.POPULAR)  # or staged.keep(files), or files put into staged.folder
             staged.publication
 
-        The manifest of a table has its rows and a digest that knows no order and no partitions; of other files the digest is
-        the sha256 of their sha256.
+        The manifest of a table records the number of rows and a digest that does not depend on order or partitions. For other
+        files the digest is the sha256 of the files' sha256 values.
 
         Args:
-            dataset: of it.
-            dt: of it; or several days, which are then published by one pass.
-            inputs: digest of each publication it is made from, by name.
+            dataset: the dataset.
+            dt: the day; or several days, which are then published in one pass.
+            inputs: the digest of each input, by name.
             facts: counts and other facts for the manifest.
-            keys: further keys; one of them may have several values, as dt may.
+            keys: further keys. One of them may have several values if dt has one.
         """
         return self._publishing(dataset, dt, keys, inputs or {}, facts or {}, self.config.audits)
 
@@ -111,10 +111,11 @@ class Tables(Folders):
 
     @contextmanager
     def amended(self, publication: Publication) -> Iterator[str]:
-        """A second copy of a publication's Parquet files, whose rows may be made fewer; it takes the first one's place.
+        """Republish a publication without some of its rows: the block edits a copy of its Parquet files in the given folder.
 
-        To what was made from it, it is the same publication: digest, settings and time stay, and the manifest's `amended` says
-        when it was changed and by how many rows. The block must write under new names only: an old one may be a hard link.
+        For the tables made from it, it stays the same publication: digest, settings and time do not change. The manifest's
+        `amended` records when rows were removed, and how many there were before. The block must write under new names only,
+        because an existing file may be a hard link.
         """
         manifest = {key: fact for key, fact in publication.manifest.items() if key not in ("files", "row_groups")}
         with self._publishing(publication.dataset, publication.dt, publication.keys, {}, manifest, None) as staged:
@@ -127,7 +128,7 @@ class Tables(Folders):
             staged.facts["amended"] = [*manifest.get("amended", ()), note]
 
     def drop_old_versions(self, publication: Publication) -> None:
-        """Remove every version of a publication but the current one, whoever may be reading it."""
+        """Remove every version of a publication except the current one, even if it is being read."""
         dataset, dt, keys = publication.dataset, publication.dt, publication.keys
         if self.find(dataset, dt, **keys) == self.path(dataset, dt, **keys):
             self.remove(self.aside("_retired", dataset, dt, keys))
@@ -135,9 +136,9 @@ class Tables(Folders):
             self.catalog.keep_current(dataset, dt, keys)
 
     def point_to_latest(self, dataset: str, dt: str, *, in_place_of: str | None = None, **facts: str) -> None:
-        """Move `<dataset>/latest.json` to this day, never back to an older one (a backfill), unless it names `in_place_of`."""
+        """Point `<dataset>/latest.json` to this day, unless it names a newer one (a backfill) other than `in_place_of`."""
         path = f"{self.root}/{dataset}/latest.json"
-        with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the look to the move
+        with locks.held(self.config.paths.root, f"{dataset}-latest", self.run_id, wait_s=60):  # from the read to the move
             now = (self.latest(dataset) or {"dt": ""})["dt"]
             if now > dt and now != in_place_of:
                 return

@@ -1,7 +1,7 @@
-"""Ranks over Horovod, and the one place that imports it.
+"""Ranks connected by Horovod; no other module imports Horovod.
 
-The local rendezvous listens on 127.0.0.1 alone. No elastic mode and no `horovod.run(func)`: both unpickle what the network
-sends.
+The local rendezvous listens only on 127.0.0.1. Elastic mode and `horovod.run(func)` are not used: both unpickle data from the
+network.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recall_lib.training.ranks import Work
 
-# Seconds. A rank that waits longer for another, at the start or in a step, ends the run; its checkpoint is resumed.
+# Seconds. If a rank waits longer than this for another, at the start or in a step, the run ends; it can be resumed.
 _ENVIRONMENT = {
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "120",
     "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
@@ -45,7 +45,7 @@ class Horovod:
         self.rank, self.size = hvd.rank(), hvd.size()
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """All in flight at once: Horovod packs small ones together. Of sparse ones every rank gets every rank's rows."""
+        """Start all tensors at once, so that Horovod packs small ones. For sparse ones, all ranks' rows go to every rank."""
         average = self._hvd.Average
         rows, handles = [], []
         for i, tensor in enumerate(tensors):
@@ -59,12 +59,12 @@ class Horovod:
             tensor.copy_(mean().coalesce())
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """In float64."""
+        """The sum of each value over the ranks, in float64."""
         total = self._hvd.allreduce(torch.tensor(values, dtype=torch.float64), name="sum", op=self._hvd.Sum)
         return total.tolist()
 
     def broadcast(self, data: bytes) -> bytes:
-        """As numbers: Horovod's own broadcast of objects would be unpickled."""
+        """Send the bytes as a tensor, because Horovod's own broadcast of objects uses pickle."""
         size = int(self._hvd.broadcast(torch.tensor([len(data)]), 0, name="size"))
         if not size:
             return b""
@@ -74,7 +74,7 @@ class Horovod:
 
 @contextmanager
 def local_rendezvous(ranks: int) -> Iterator[list[dict[str, str]]]:
-    """A rendezvous on 127.0.0.1; gives the environment of each rank."""
+    """A rendezvous on 127.0.0.1; yields the environment variables of each rank."""
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
@@ -99,10 +99,10 @@ def join() -> Horovod:
 
 
 def run_in_executors(work: Work, text: str, ranks: int) -> Mapping[str, bytes]:
-    """Call `work` on every rank, each a process beside an executor's task; gives the files of rank 0."""
+    """Call `work` on every rank, each in a process started by a Spark task; returns the files of rank 0."""
     import horovod.spark
 
-    # The executors' Python, as Spark was told of it: Horovod would look there for the driver's, which may be another's path.
+    # The executors' Python, as Spark knows it. By default Horovod uses the driver's path, which may not exist there.
     python = os.environ["PYSPARK_PYTHON"]
     found = horovod.spark.run(_run, args=(work, text), num_proc=ranks, env=dict(_ENVIRONMENT), verbose=0, executable=python)
     files: Mapping[str, bytes] = found[0]

@@ -1,4 +1,4 @@
-"""What a training run says: JSON lines and TensorBoard events in its folder, and progress on stderr."""
+"""The log of a training run: JSON lines and TensorBoard events in its folder, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Journal:
-    """Rank 0's records: {"step", "epoch", ...numbers}; a bar on a terminal, plain lines otherwise."""
+    """Writes rank 0's records, {"step", "epoch", ...numbers}; progress is a bar on a terminal, and plain lines elsewhere."""
 
     def __init__(self, folder: Path, total_steps: int, records: list[dict[str, Any]]) -> None:
-        """`records`: of the run that is taken up again, written anew."""
+        """`records`: the earlier records of a resumed run; they are written again."""
         self.records: list[dict[str, Any]] = []
         self._log = (folder / LOG).open("w", encoding="utf-8")
         self._events = SummaryWriter(str(folder))
@@ -32,7 +32,7 @@ class Journal:
             self._write(record)
 
     def add(self, **record: Any) -> None:
-        """One record; its numbers are TensorBoard's scalars."""
+        """Write one record; its numbers become scalars in TensorBoard."""
         self._write(record)
         text = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items() if k != "step")
         if not self._bar.disable:
@@ -51,7 +51,7 @@ class Journal:
                 self._events.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        """Flush all."""
+        """Flush and close all files."""
         self._bar.close()
         self._log.close()
         self._events.close()

@@ -1,4 +1,4 @@
-"""Where a training run's ranks live: in this process, in local processes, or in Spark executors; and what connects them."""
+"""Starts the ranks of a training run: in this process, in local processes, or in Spark executors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from recall_lib.training.ranks import Alone, Backend, Ranks
 from recall_lib.training.spec import TrainSpec
 
 BACKENDS: dict[str, Backend] = {"horovod": horovod_ranks, "torch": torch_ranks}
-_RESULT = "result.json"  # what rank 0's `loop.train` says
+_RESULT = "result.json"  # the return value of `loop.train` on rank 0
 
 
 def backend(training: Training) -> Literal["horovod", "torch"] | None:
-    """The name of the library that connects the ranks; None: there is one, in this process.
+    """The name of the library that connects the ranks; None if the only rank is this process.
 
     Raises:
-        UsageError: the launcher is horovod, which is not installed here.
+        UsageError: the launcher is horovod, but Horovod is not installed here.
     """
     if training.launcher == "process":
         return None
@@ -39,21 +39,21 @@ def backend(training: Training) -> Literal["horovod", "torch"] | None:
     if training.launcher == "horovod":
         raise UsageError(
             "training.launcher is horovod, but Horovod is not installed here: "
-            "--set training.launcher=torch, or install a C++17 compiler and run `make setup` again"
+            "use --set training.launcher=torch, or install a C++17 compiler and run `make setup` again"
         )
     return "torch"
 
 
 def launch(spec: TrainSpec, folder: Path) -> dict[str, Any]:
-    """Train with the configured launcher; the model's files are in `folder` at the end, whichever it was.
+    """Train with the configured launcher. Every launcher leaves the model's files in `folder`.
 
     Returns:
-        What `loop.train` says on rank 0.
+        The return value of `loop.train` on rank 0.
 
     Raises:
         UsageError: see `backend`.
         DataRefused: a rank refused the data.
-        RecallError: a rank died; the message holds its last words.
+        RecallError: a rank died; the message has the last lines of its output.
     """
     over = backend(spec.training)
     if over is None:
@@ -73,7 +73,7 @@ def _local_ranks(spec: TrainSpec, folder: Path, over: str) -> dict[str, Any]:
         threads = str(max(1, (os.cpu_count() or 1) // ranks))
         processes: list[subprocess.Popen] = []
         for rank, environment in enumerate(stack.enter_context(BACKENDS[over].local_rendezvous(ranks))):
-            # Rank 0 speaks to the terminal; what the others say is kept for the case that they die.
+            # Rank 0 prints to the terminal. The output of the others is kept for the error message if one dies.
             log = None if rank == 0 else stack.enter_context((work / f"{rank}.log").open("wb"))
             command = [sys.executable, "-m", "recall_lib.training.launch", str(work), str(folder), over, str(rank)]
             environment = os.environ | environment | {"OMP_NUM_THREADS": threads}
@@ -97,23 +97,23 @@ def _end(processes: list[subprocess.Popen]) -> None:
 
 
 def _failure(work: Path, processes: list[subprocess.Popen]) -> RecallError:
-    """The error of the rank that failed first: the others only lost their connection to it."""
-    time.sleep(0.5)  # for the error of a rank whose loss another one noticed before us
-    # A killed rank left no error, and is the cause whatever the others say; those that lost it may abort.
+    """The error of the rank that failed first; the others failed only because they lost their connection to it."""
+    time.sleep(0.5)  # the rank that failed first may still be writing its error
+    # A killed rank writes no error file, but it is the cause whatever errors the others report. Ranks that lost it may abort.
     killed = sorted((p.poll() == -signal.SIGABRT, rank) for rank, p in enumerate(processes) if (p.poll() or 0) < 0)
     errors = sorted(work.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
     if killed or not errors:
         rank = killed[0][1] if killed else next(rank for rank, p in enumerate(processes) if p.returncode)
         log = work / f"{rank}.log"
         tail = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-        words = " | ".join(line for line in tail if line.strip()) or "no last words"
+        words = " | ".join(line for line in tail if line.strip()) or "it printed nothing"
         return RecallError(f"rank {rank} ended with code {processes[rank].returncode}: {words}; run it again to resume")
     error = json.loads(errors[0].read_text(encoding="utf-8"))
     return (DataRefused if error["refused"] else RecallError)(error["message"])
 
 
 def _rank_main(work: Path, folder: Path, over: str, rank: str) -> None:
-    """One local rank: the spec from the launcher's folder, the result or the error back into it."""
+    """One local rank: read the spec from the launcher's folder, and write the result or the error into it."""
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
     import torch
 
@@ -141,7 +141,7 @@ def _executors(spec: TrainSpec, folder: Path, over: Backend) -> dict[str, Any]:
 
 
 def _train_in_executor(ranks: Ranks, spec: str) -> dict[str, bytes]:
-    """The driver's disk is elsewhere, so rank 0's files travel back as bytes."""
+    """Train on one rank, and return rank 0's files as bytes, because an executor cannot write to the driver's disk."""
     from recall_lib.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:

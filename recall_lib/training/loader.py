@@ -1,8 +1,8 @@
 """Windows streamed from sample files by Petastorm, in an order that a seed decides.
 
-Petastorm reads row group after row group in a thread of its own; it can batch only lists of one length, so that each row
-group is packed into one row of bytes there and unpacked into runs here. Some row groups are mixed in memory and cut into
-the planned number of batches, so that each target comes once an epoch and all ranks take equally many steps.
+Petastorm reads one row group after the other in a thread of its own. It can batch only lists of one length, so each row group
+is packed into one row of bytes there and unpacked into segments here. Some row groups are mixed in memory and cut into the
+planned number of batches, so that each target comes once an epoch and all ranks take the same number of steps.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from fsspec.implementations.dirfs import DirFileSystem
 
 from recall_lib.config import Features, Samples
 from recall_lib.process.errors import DataRefused
-from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs, Windows
-from recall_lib.store.schemas import runs as runs_schema
+from recall_lib.samples.ragged import Ints, Ragged
+from recall_lib.samples.windows import Segments, Windows
+from recall_lib.store.schemas import segments as segments_schema
 from recall_lib.training.petastorm_compat import TransformSpec, Unreadable, edit_field, make_batch_reader
 
 T = TypeVar("T")
 # A packed row group: per list column, the bytes of all values and of each list's length.
 Packed = dict[str, tuple[bytes, bytes]]
-RunsOf = Callable[[list[Packed]], Runs]
+SegmentsOf = Callable[[list[Packed]], Segments]
 _VALUES, _LENGTHS = "_v", "_n"
 
 
 def batches(
     urls: Sequence[str],
-    sizes: npt.NDArray[np.int64],
+    sizes: Ints,
     features: Features,
     samples: Samples,
     *,
@@ -62,9 +62,9 @@ def batches(
     random = np.random.default_rng(list(seed))
     order = [urls[i] for i in random.permutation(len(urls))]
     buffers = _buffers(order, features, row_groups)
-    cut = _cut_runs if unit == "run" else _cut_windows
+    cut = _cut_stretches if unit == "run" else _cut_windows
     steps = 0
-    for windows in cut(buffers, lambda groups: Runs(_unpack(groups), features, samples), sizes, random):
+    for windows in cut(buffers, lambda groups: Segments(_unpack(groups), features, samples), sizes, random):
         steps += 1
         yield windows
     if steps < len(sizes):  # the other ranks would wait for this one
@@ -74,65 +74,87 @@ def batches(
 
 
 def _cut_windows(
-    buffers: Iterator[list[Packed]], runs_of: RunsOf, sizes: npt.NDArray[np.int64], random: np.random.Generator
+    buffers: Iterator[list[Packed]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
 ) -> Iterator[Windows]:
-    """Targets of a buffer in random order; what is left over of one goes on with the next."""
+    """The targets of a buffer in random order; those left over are the first of the next batch."""
     wanted = iter(sizes.tolist())
     size = next(wanted, None)
     parts: list[Windows] = []
     for buffer in buffers:
-        runs = runs_of(buffer)
-        targets = random.permutation(len(runs))
+        segments = segments_of(buffer)
+        targets = random.permutation(len(segments))
         while size is not None and len(targets):
             missing = size - sum(len(part.target) for part in parts)
-            parts.append(runs.windows(targets[:missing]))
+            parts.append(segments.windows(targets[:missing]))
             targets = targets[missing:]
             if len(parts[-1].target) == missing:
                 yield join(parts)
                 size, parts = next(wanted, None), []
 
 
-def _cut_runs(
-    buffers: Iterator[list[Packed]], runs_of: RunsOf, sizes: npt.NDArray[np.int64], random: np.random.Generator
+def _cut_stretches(
+    buffers: Iterator[list[Packed]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
 ) -> Iterator[Windows]:
     """Stretches of a buffer in batches of like length, so that little is padded, the batches in random order."""
     held: list[Packed] = []
-    total, steps, read, done = int(sizes.sum()), len(sizes), 0, 0
+    total, steps, read, done = int(sizes.sum()), len(sizes), 0, 0  # targets, batches; of these already read, already made
     for buffer in buffers:
         held += buffer
-        runs = runs_of(held)
-        # As many of all steps as of all targets have been read; too small a buffer is mixed with the next.
-        parts = (read + len(runs)) * steps // total - done
-        if not parts:
-            continue
-        read, done, held = read + len(runs), done + parts, []
-        first, stop, targets = runs.stretches(random)
-        order = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))
-        if len(first) < parts:
-            raise DataRefused(
-                f"{len(first)} stretches of clicks cannot make {parts} batches: use fewer ranks, a larger "
-                "training.batch_size or training.shuffle_row_groups, or training.unit window"
-            )
-        nth = np.arange(1, parts)
-        edges = np.searchsorted(np.cumsum(targets[order]), nth * len(runs) / parts) + 1
-        # Where stretches are longer than batches, a batch is still one stretch at least.
-        edges = np.minimum(np.maximum.accumulate(edges - nth) + nth, len(first) - parts + nth)
-        groups = np.split(order, edges)
-        for group in random.permutation(parts):
-            yield runs.shared(first[groups[group]], stop[groups[group]])
+        segments = segments_of(held)
+        # The share of the batches that are made keeps up with the share of the targets that are read, rounded down: the last
+        # buffer makes it `steps`.
+        count = (read + len(segments)) * steps // total - done
+        if count:  # or the buffer is too small for a batch, and is mixed with the next one
+            read, done, held = read + len(segments), done + count, []
+            yield from _stretch_batches(segments, count, random)
+
+
+def _stretch_batches(segments: Segments, count: int, random: np.random.Generator) -> Iterator[Windows]:
+    """All stretches of the segments in `count` batches."""
+    first, stop, targets = segments.stretches(random)
+    if len(first) < count:
+        raise DataRefused(
+            f"{len(first)} stretches of clicks cannot make {count} batches: use fewer ranks, a larger "
+            "training.batch_size or training.shuffle_row_groups, or training.unit window"
+        )
+    by_length = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))
+    batches = np.split(by_length, _edges(targets[by_length], count))
+    for nth in random.permutation(count):
+        yield segments.shared_windows(first[batches[nth]], stop[batches[nth]])
 
 
 # Stretches that differ by fewer tokens may change places, so that the batches of every epoch are others.
 _MIXED_LENGTHS = 8
 
 
-def read_runs(
+def _edges(targets: Ints, count: int) -> Ints:
+    """Where to cut stretches into batches of about as many targets, each of at least one stretch, [count - 1].
+
+    Batch i ends with the stretch that reaches i / count of the targets. With 3 batches of 18 targets, at 6 and 12:
+
+        stretch        0   1   2   3   4   5   6
+        its targets    1   2   1   3   2   5   4
+        so far         1   3   4   7   9  14  18
+                                     |       |        edges 4 and 6
+
+    A stretch may hold the targets of several batches. Two edges then fall together and are moved apart: an edge is above
+    the one before it, and leaves a stretch for each batch after it.
+    """
+    nth = np.arange(1, count)  # of each edge
+    reached = np.cumsum(targets)
+    edges = np.searchsorted(reached, nth * targets.sum() / count) + 1
+    # Ascending by at least 1 is the same as: edges - nth never falls.
+    edges = np.maximum.accumulate(edges - nth) + nth
+    return np.minimum(edges, len(targets) - count + nth)
+
+
+def read_segments(
     urls: Sequence[str], features: Features, samples: Samples, *, seen: bool = False
-) -> Iterator[tuple[Runs, Ragged | None]]:
-    """The row groups of sample files of one folder in the given order, as runs, with each run's seen items on request."""
+) -> Iterator[tuple[Segments, Ragged | None]]:
+    """The row groups of sample files of one folder, in the given order; with each segment's seen items on request."""
     for packed in _row_groups(urls, features, seen):
         columns = _unpack([packed])
-        yield Runs(columns, features, samples), columns.get("seen")
+        yield Segments(columns, features, samples), columns.get("seen")
 
 
 def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
@@ -211,7 +233,7 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     if not urls:
         return
     unread = {"user_id"} if seen else {"user_id", "seen"}
-    lists = [field.name for field in runs_schema(features) if field.name not in unread]
+    lists = [field.name for field in segments_schema(features) if field.name not in unread]
     names = [name + suffix for name in lists for suffix in (_VALUES, _LENGTHS)]
 
     def pack(frame: pd.DataFrame) -> pd.DataFrame:

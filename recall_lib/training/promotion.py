@@ -1,4 +1,4 @@
-"""Whether a new model serves its day (training.max_hr_drop), or the one that serves the day before goes on."""
+"""Decides whether a new model serves its day, or the model of the last published day goes on (training.max_hr_drop)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _METRIC = "hr@10"  # of the validation split
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whose model serves a day.
+    """Which model serves a day.
 
     Attributes:
         serving_dt: the day of that model.
-        version: of that model.
-        why: it is not the day's own, or could not be compared; empty: nothing is to be said.
+        version: the version of that model.
+        why: why the day's own model was not promoted, or was promoted without a comparison; empty otherwise.
         inputs: digests of the models that the verdict depends on, by name.
     """
 
@@ -33,13 +33,14 @@ class Verdict:
 
 
 def judge(tables: Tables, dt: str, version: str, validation: Mapping[str, float]) -> Verdict:
-    """Compare a new model with the one that serves the last published day before; without one it serves.
+    """Compare a new model with the model that serves the last published day before dt; if there is none, the new one serves.
 
     Args:
-        tables: what is published.
+        tables: the published tables.
         dt: the new model's day.
-        version: of the new model.
-        validation: its figures on the validation split; without any it is not promoted over a model that has some.
+        version: the new model's version.
+        validation: the new model's metrics on the validation split. If they are missing, it is not promoted over a model that
+            has them.
     """
     most = tables.config.training.max_hr_drop
     earlier = [day for day in tables.days("models") if day < dt] if most is not None else []
@@ -50,12 +51,12 @@ def judge(tables: Tables, dt: str, version: str, validation: Mapping[str, float]
     other = last if serving == last.dt else tables.get("models", serving)
     inputs = {model.name: model.digest for model in (last, other)}
     try:
-        # It could not serve dt with the settings of now, or without its vocabulary.
+        # Raises if the earlier model cannot serve dt: its vocabulary is gone, or the settings have changed.
         model_of_vocab(tables, serving)
     except DataRefused as error:
         return Verdict(dt, version, f"promoted without a comparison: {error}", inputs)
     ours, theirs = validation.get(_METRIC, 0.0), other.manifest["validation"].get(_METRIC, 0.0)
     if ours >= (1 - most) * theirs:
         return Verdict(dt, version, inputs=inputs)
-    why = f"validation {_METRIC} {ours:.4f} is less than {1 - most:g} x the {theirs:.4f} of models/dt={serving}"
+    why = f"validation {_METRIC} {ours:.4f} is less than {1 - most:g} x {theirs:.4f}, that of models/dt={serving}"
     return Verdict(serving, other.manifest["version"], f"not promoted: {why}, which serves {dt} in its place", inputs)

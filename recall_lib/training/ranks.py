@@ -1,7 +1,7 @@
-"""The ranks of a training run: what training asks of them, and what a library must offer to connect them.
+"""The ranks of a training run: the operations that training needs, and the interface of a library that connects ranks.
 
-Ranks find each other through a rendezvous that authenticates nobody: local ones meet on this machine alone, those in Spark
-executors need a private network. Nothing that the network sends is unpickled.
+Ranks find each other through a rendezvous without authentication. Local ranks use only the loopback interface or a file on this
+machine; ranks in Spark executors need a private network. Nothing that comes from the network is unpickled.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from torch import Tensor
 
 
 class Ranks(Protocol):
-    """What training asks of the other ranks; every rank makes the same calls in the same order."""
+    """The operations between ranks; every rank makes the same calls in the same order."""
 
     rank: int
     size: int
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the ranks; sparse ones are coalesced, and stay so."""
+        """Replace each tensor by its mean over the ranks; sparse tensors must be coalesced, and the means are."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value's sum over the ranks."""
+        """The sum of each value over the ranks."""
 
     def broadcast(self, data: bytes) -> bytes:
-        """What rank 0 was called with."""
+        """The data that rank 0 called this with."""
 
 
 class Alone:
-    """One process, nothing to connect."""
+    """The only rank, in this process."""
 
     rank, size = 0, 1
 
@@ -42,21 +42,21 @@ class Alone:
         return list(values)
 
     def broadcast(self, data: bytes) -> bytes:
-        """Rank 0's own."""
+        """The same data."""
         return data
 
 
-Work = Callable[[Ranks, str], Mapping[str, bytes]]  # of one rank: a rank and a text in, files by name out
+Work = Callable[[Ranks, str], Mapping[str, bytes]]  # the work of one rank: (the rank, a text) -> {file name: content}
 
 
 class Backend(Protocol):
-    """The library that connects the ranks: the module horovod_ranks or torch_ranks."""
+    """A library that connects the ranks: the module horovod_ranks or torch_ranks."""
 
     def local_rendezvous(self, ranks: int) -> AbstractContextManager[list[dict[str, str]]]:
-        """A rendezvous on this machine; gives the environment of each rank."""
+        """A rendezvous on this machine; yields the environment variables of each rank."""
 
     def join(self) -> Ranks:
-        """In a process with such an environment: meet the others."""
+        """Connect this process, which has such environment variables, with the other ranks."""
 
     def run_in_executors(self, work: Work, text: str, ranks: int) -> Mapping[str, bytes]:
-        """Call `work` on every rank, inside executors of the running Spark session; gives the files of rank 0."""
+        """Call `work` on every rank, inside executors of the running Spark session; returns the files of rank 0."""

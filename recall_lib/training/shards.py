@@ -1,6 +1,6 @@
-"""Who reads what, in how many steps: pure arithmetic on the number of targets in each file.
+"""Which rank reads which files, in how many steps: arithmetic on the number of targets in each file.
 
-A rank reads whole files; all ranks take the same number of steps; every target is seen once an epoch.
+A rank reads whole files. All ranks take the same number of steps. Every target is used once per epoch.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from recall_lib.process.errors import DataRefused
 
 
 def assign(targets: Sequence[int], ranks: int) -> list[list[int]]:
-    """Files to ranks, balanced: the largest file left goes to the rank with the fewest targets so far.
+    """Distribute files to ranks: the largest remaining file goes to the rank with the fewest targets so far.
 
     Args:
-        targets: of each file; files without any are left out.
+        targets: number of targets of each file; files without targets are left out.
         ranks: number of ranks.
 
     Returns:
-        For each rank the numbers of its files, ascending; a rank may have none.
+        For each rank, the positions of its files in `targets`, ascending; a rank may have none.
     """
     shards: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -34,7 +34,7 @@ def assign(targets: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def batch_sizes(targets: int, steps: int) -> npt.NDArray[np.int64]:
-    """Targets of each step of a rank, [steps]: they differ by at most 1 and sum to `targets`."""
+    """Number of targets of each step of a rank, [steps]: the numbers differ by at most 1 and sum to `targets`."""
     return np.diff(np.arange(steps + 1) * targets // steps)
 
 
@@ -42,9 +42,9 @@ def plan(targets: Sequence[int], ranks: int, batch_size: int) -> tuple[list[list
     """Files and batch sizes of every rank, for one epoch.
 
     Args:
-        targets: of each file.
+        targets: number of targets of each file.
         ranks: number of ranks.
-        batch_size: the largest batch of any rank.
+        batch_size: the largest batch of any rank, in targets.
 
     Returns:
         (files of each rank, batch sizes [ranks, steps]).
@@ -59,7 +59,7 @@ def plan(targets: Sequence[int], ranks: int, batch_size: int) -> tuple[list[list
     steps = -(-max(loads) // batch_size)
     if min(loads) < steps:
         raise DataRefused(
-            f"{ranks} ranks cannot share {sum(targets)} targets in {sum(map(bool, targets))} files evenly (targets a rank: "
+            f"{ranks} ranks cannot share {sum(targets)} targets in {sum(map(bool, targets))} files evenly (targets per rank: "
             f"{loads}): run `recall samples` with this training.ranks, or use fewer ranks"
         )
     return shards, np.stack([batch_sizes(load, steps) for load in loads])

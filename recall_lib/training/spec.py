@@ -1,4 +1,4 @@
-"""What a training run is given, as JSON: the same for this process, for local ranks and for Spark executors."""
+"""The input of a training run, as JSON: the same for this process, local ranks and Spark executors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class SampleFile(Section):
     """A file of samples."""
 
     url: str  # file:///..., hdfs://..., s3://...
-    targets: int
+    targets: int  # in this file
 
 
 def sample_files(split: Publication) -> list[SampleFile]:
-    """The files of a split, with the targets (an example_age each) that its manifest counts."""
+    """The files of a split with their numbers of targets, from its manifest: each target has one example_age."""
     targets = [file["values"].get("example_age", 0) for file in split.manifest["files"]]
     return [SampleFile(url=url, targets=n) for url, n in zip(split.files, targets, strict=True)]
 
@@ -33,14 +33,14 @@ class FirstWeights(Section):
     dt: str
     version: str
     folder: str  # address of models/dt
-    vocab: tuple[str, ...]  # addresses of the files of the vocabulary it was trained on
+    vocab: tuple[str, ...]  # addresses of the vocabulary's files that it was trained on
 
 
 def first_weights(tables: Tables, dt: str) -> FirstWeights | None:
-    """The model that the training of a day starts from (training.init); None: from scratch.
+    """The model that the training of a day starts from (training.init); None if it starts from scratch.
 
     Raises:
-        UsageError: it is not published, is of other settings, or its vocabulary has been made anew since.
+        UsageError: that model is not published, has other settings, or its vocabulary was made again after it.
     """
     day = tables.config.training.starts_from(dt)
     if day is None:
@@ -59,33 +59,33 @@ def first_weights(tables: Tables, dt: str) -> FirstWeights | None:
 
 
 class TrainSpec(Section):
-    """Everything that decides the weights, and where a stopped run is taken up again."""
+    """Everything that decides the weights, and the checkpoint that an interrupted run resumes from."""
 
     features: Features
     samples: Samples
     model: Model
     training: Training
     seed: int
-    sizes: dict[str, int]  # ids of each feature
+    sizes: dict[str, int]  # number of ids of each feature
     counts: list[int]  # training clicks of each item id
     train: list[SampleFile]
     validation: list[SampleFile]
-    items: tuple[str, ...] = ()  # addresses of the files of items/dt; empty: the model does not ask for them
+    items: tuple[str, ...] = ()  # addresses of the files of items/dt; empty: the model does not need them
     vocab: str  # the vocabulary's fingerprint
-    vocab_files: tuple[str, ...] = ()  # its files' addresses; asked for where `validation` or `first` is
-    first: FirstWeights | None = None  # null: weights are drawn
+    vocab_files: tuple[str, ...] = ()  # addresses of the vocabulary's files; needed for `validation` and `first`
+    first: FirstWeights | None = None  # null: weights are drawn at random
     inputs: str  # digests of all tables and models that the run reads
-    filter_seen: bool = True  # whether validation, like the top-N table, leaves out what a user has clicked
-    checkpoint: str | None = None  # an address that all ranks' machines can reach; null: none is kept
+    filter_seen: bool = True  # whether validation, like the top-N table, leaves out the items that a user has clicked
+    checkpoint: str | None = None  # an address that all ranks' machines can reach; null: no checkpoint is kept
 
     @property
     def streamed(self) -> Features:
-        """The features that are read with the samples: not the items' where the model knows those of the whole catalogue."""
+        """The features read with the samples. Without item features if model.item_rows reads them from items/dt."""
         return self.features if self.model.item_rows == "own" else self.features.model_copy(update={"item": []})
 
     def fingerprint(self) -> str:
-        """sha256 of what a checkpoint depends on: neither where files lie nor where the ranks run."""
-        places = {"train", "validation", "items", "checkpoint", "vocab_files", "first"}  # what they hold is in `inputs`
+        """sha256 of everything that a checkpoint depends on, which excludes the places of files and of ranks."""
+        places = {"train", "validation", "items", "checkpoint", "vocab_files", "first"}  # `inputs` covers their content
         facts = self.model_dump(mode="json", exclude=places)
         facts["training"] = self.training.model_dump(mode="json", exclude={"resume", "launcher"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

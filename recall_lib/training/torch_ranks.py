@@ -1,11 +1,12 @@
-"""Ranks over torch.distributed with Gloo, which needs nothing but PyTorch.
+"""Ranks connected by torch.distributed with Gloo, which needs nothing but PyTorch.
 
-Local ranks meet in a file and listen on 127.0.0.1 alone. Ranks in Spark executors are the tasks of a barrier stage; each
-listens on the address at which the others' machines reach it. torch's own launchers listen on every interface.
+Local ranks meet through a file and listen only on 127.0.0.1. Ranks in Spark executors are the tasks of a barrier stage; each
+listens only on the address at which the other machines reach it. torch's own launchers listen on every interface.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import socket
@@ -27,12 +28,12 @@ from recall_lib.training.ranks import Work
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A rank that waits longer for another, at the start or in a step, ends the run; its checkpoint is resumed. It is as long as
-# Horovod waits for a rank that is busy: while rank 0 writes a checkpoint, the others wait for it.
+# If a rank waits longer than this for another, at the start or in a step, the run ends; it can be resumed. Horovod's shutdown
+# time is as long. It must cover the time in which rank 0 writes a checkpoint, because the others wait for it.
 _TIMEOUT = timedelta(seconds=300)
-_LET_IT_SPEAK = 10  # seconds that a rank waits with the news that it lost another, whose own error says more
-_LARGE = 1 << 20  # elements; smaller tensors are sent as one
-_PIECE = 1 << 26  # bytes of a file in a row of the stage's result
+_LET_IT_SPEAK = 10  # seconds that a rank waits before it reports a lost rank, so that the lost rank's own error comes first
+_LARGE = 1 << 20  # elements; smaller tensors are packed into one message
+_PIECE = 1 << 26  # bytes of a file in one row of the stage's result
 
 
 class LostRank(RecallError):
@@ -43,16 +44,16 @@ class Torch:
     """One rank of a Gloo group."""
 
     def __init__(self, rank: int, size: int, store: distributed.Store, address: str) -> None:
-        """Meet the others through the store.
+        """Meet the other ranks through the store.
 
         Args:
-            rank: this one, from 0.
-            size: how many there are.
-            store: what all of them can read and write.
-            address: where the others reach this rank; it listens there alone.
+            rank: this rank's number, from 0.
+            size: the number of ranks.
+            store: a store that all ranks can read and write.
+            address: the address at which the others reach this rank; it listens only there.
         """
         self.rank, self.size = rank, size
-        # Not torch's default group: that one chooses the address, and an executor's Python outlives its ranks.
+        # torch's default group is not used: it chooses the address itself, and it would stay in an executor's Python worker.
         gloo: Any = distributed.ProcessGroupGloo
         options = gloo._Options()
         options._devices = [gloo.create_device(hostname=address)]
@@ -60,8 +61,12 @@ class Torch:
         store.set_timeout(_TIMEOUT)
         self._group = gloo(store, rank, size, options)
 
+    def leave(self) -> None:
+        """End the group's threads: one that still lets go of a tensor when the interpreter is gone would abort the process."""
+        del self._group
+
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """All dense ones in flight at once, through the host's memory. Of sparse ones every rank gets every rank's rows."""
+        """Start all dense tensors at once, through host memory. For sparse ones, all ranks' rows go to every rank."""
         groups: dict[tuple[torch.dtype, int], list[Tensor]] = defaultdict(list)
         for i, tensor in enumerate(tensors):
             if not tensor.is_sparse:
@@ -83,26 +88,26 @@ class Torch:
     def _average_rows(self, tensors: Sequence[Tensor]) -> None:
         counts = self._gather(torch.tensor([tensor._nnz() for tensor in tensors]))
         for tensor, rows in zip(tensors, torch.stack(counts, 1).tolist(), strict=True):
-            # Gloo gathers parts of one size: each is padded up to the longest.
+            # Gloo gathers parts of equal size only, so each is padded to the longest.
             parts = (self._gather(_padded(part.cpu(), max(rows))) for part in (tensor.indices().T, tensor.values()))
             indices, values = (torch.cat([part[:n] for part, n in zip(of, rows, strict=True)]) for of in parts)
             mean = torch.sparse_coo_tensor(indices.T, values / self.size, tensor.shape, device=tensor.device)
             tensor.copy_(mean.coalesce())
 
     def _gather(self, mine: Tensor) -> list[Tensor]:
-        """Every rank's tensor, of one shape."""
+        """The tensors of all ranks, which have the same shape."""
         found = [torch.empty_like(mine) for _ in range(self.size)]
         _wait(self._group.allgather([found], [mine]))
         return found
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """In float64."""
+        """The sum of each value over the ranks, in float64."""
         total = torch.tensor(values, dtype=torch.float64)
         _wait(self._group.allreduce([total]))
         return total.tolist()
 
     def broadcast(self, data: bytes) -> bytes:
-        """As numbers: torch's own broadcast of objects would be unpickled."""
+        """Send the bytes as a tensor, because torch's own broadcast of objects uses pickle."""
         length = torch.tensor([len(data)])
         _wait(self._group.broadcast(length, 0))
         size = int(length)
@@ -128,7 +133,7 @@ def _padded(rows: Tensor, length: int) -> Tensor:
 
 @contextmanager
 def local_rendezvous(ranks: int) -> Iterator[list[dict[str, str]]]:
-    """A file to meet in; gives the environment of each rank."""
+    """A file through which the ranks meet; yields the environment variables of each rank."""
     with tempfile.TemporaryDirectory() as folder:
         shared = {"WORLD_SIZE": str(ranks), "RECALL_STORE": f"{folder}/store"}
         yield [shared | {"RANK": str(rank)} for rank in range(ranks)]
@@ -137,11 +142,13 @@ def local_rendezvous(ranks: int) -> Iterator[list[dict[str, str]]]:
 def join() -> Torch:
     """The rank that the environment describes."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Torch(rank, size, distributed.FileStore(os.environ["RECALL_STORE"], size), "127.0.0.1")
+    ranks = Torch(rank, size, distributed.FileStore(os.environ["RECALL_STORE"], size), "127.0.0.1")
+    atexit.register(ranks.leave)
+    return ranks
 
 
 def run_in_executors(work: Work, text: str, ranks: int) -> Mapping[str, bytes]:
-    """Call `work` on every rank, each a task of a barrier stage; gives the files of rank 0.
+    """Call `work` on every rank, each a task of a barrier stage; returns the files of rank 0.
 
     Raises:
         DataRefused: a rank refused the data.
@@ -162,7 +169,7 @@ def run_in_executors(work: Work, text: str, ranks: int) -> Mapping[str, bytes]:
 
 
 def _failure(said: str) -> RecallError | None:
-    """The error of the task that failed first, in the words of its last line."""
+    """The error of the task that failed first, from the last line of its message; None if Spark's message names no task."""
     task = re.search(r"barrier task ResultTask\(\d+, (\d+)\) finished unsuccessfully\.\s+(.*?)(\n\s*at |\Z)", said, re.DOTALL)
     if not task:
         return None
@@ -177,19 +184,21 @@ def _failure(said: str) -> RecallError | None:
 def _run_in_task(batches: Iterable[pa.RecordBatch], work: Work, text: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    list(batches)  # nothing is in them, but Spark waits until they are read
+    list(batches)  # they are not used, but Spark waits until they are read
+    ranks = _join_stage()
     try:
-        files = work(_join_stage(), text)
+        files = work(ranks, text)
     except LostRank:
         time.sleep(_LET_IT_SPEAK)
         raise
+    ranks.leave()  # Spark keeps the process for other tasks
     for name, data in files.items():
         for start in range(0, max(1, len(data)), _PIECE):
             yield pa.RecordBatch.from_pydict({"name": [name], "data": [data[start : start + _PIECE]]})
 
 
 def _join_stage() -> Torch:
-    """The rank that this task of a barrier stage is; rank 0 holds the store, on a port that it tells the others."""
+    """Connect this task of a barrier stage as a rank. Rank 0 holds the store, and sends its address and port to the others."""
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()
@@ -197,7 +206,7 @@ def _join_stage() -> Torch:
     address = _own_address(hosts[rank], hosts)
     own, listener = "", None
     if rank == 0:
-        # A socket of our own: torch's would listen on every interface.
+        # Our own socket, because torch's would listen on every interface.
         server = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
         own, listener = f"{address} {server.getsockname()[1]}", server.detach()
     host, port = context.allGather(own)[0].split()
@@ -208,12 +217,12 @@ def _join_stage() -> Torch:
 
 
 def _own_address(host: str, hosts: Sequence[str]) -> str:
-    """The address by which this host's packets reach the first of the others; alone on one host, the loopback's."""
+    """This host's address on the route to the first other host; 127.0.0.1 if all ranks are on one host."""
     others = [other for other in hosts if other != host]
     if not others:
         return "127.0.0.1"
     family, kind, _, _, address = socket.getaddrinfo(others[0].strip("[]"), 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
-        probe.connect(address)  # of a datagram socket: nothing is sent
+        probe.connect(address)  # a datagram socket, so nothing is sent
         name: str = probe.getsockname()[0]
     return name

@@ -21,7 +21,7 @@ from recall_lib.model.towers import YouTubeDNN
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.store.arrays import read_item_ids, read_priors
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.ranks import Ranks
 from recall_lib.training.spec import TrainSpec
 from recall_lib.transforms.accuracy import hit_rate, ndcg
@@ -82,14 +82,15 @@ def validate(
     chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
     samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
     counts = np.zeros(K + 1, np.int64)  # targets by rank; 0 for one below K
-    for runs, seen in read_runs(urls, features, samples, seen=True):
+    for segments, seen in read_segments(urls, features, samples, seen=True):
         assert seen is not None
-        order = np.argsort(runs.items.lengths[runs.run_of_target], kind="stable")  # like lengths together: little is padded
-        for start in range(0, len(runs), chunk):
+        # Like lengths together, so that little is padded.
+        order = np.argsort(segments.items.lengths[segments.segment_of_target], kind="stable")
+        for start in range(0, len(segments), chunk):
             targets = order[start : start + chunk]
-            run = runs.run_of_target[targets]
-            known = seen.slices(seen.offsets[run], seen.offsets[run + 1 if filter_seen else run])
-            windows = runs.windows(targets)
+            segment = segments.segment_of_target[targets]
+            known = seen.slices(seen.offsets[segment], seen.offsets[segment + 1 if filter_seen else segment])
+            windows = segments.windows(targets)
             users = model.user_vectors(Batch.of(windows, device)).cpu().numpy()
             rank = items.rank(users, windows.target, known)
             scored = (windows.history.lengths > 0) & ((rank > 0) | (windows.target < FIRST_INDEX))
@@ -109,9 +110,9 @@ def mean_user(
     chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
     samples = samples.model_copy(update={"negatives_per_positive": 0})
     total = np.zeros(1 + len(model.get_buffer("mean_user")))
-    for runs, _ in read_runs(urls, features, samples):
-        for start in range(0, len(runs), chunk):
-            batch = Batch.of(runs.windows(np.arange(start, min(start + chunk, len(runs)))), device)
+    for segments, _ in read_segments(urls, features, samples):
+        for start in range(0, len(segments), chunk):
+            batch = Batch.of(segments.windows(np.arange(start, min(start + chunk, len(segments)))), device)
             known = model.user_representation(batch)[batch.length > 0].double()
             total += [len(known), *known.sum(dim=0).tolist()]
     users, *sums = ranks.sum(total.tolist())

@@ -1,7 +1,8 @@
-"""Weights carried over from an earlier day's model (training.init `yesterday`): a row of a table goes with its value.
+"""Carries weights over from an earlier day's model (training.init `yesterday`).
 
-Two days' vocabularies give the same value different ids, so that rows are moved, not copied. Rows of values that are gone are
-dropped, those of new values stay as they were drawn; everything else is copied. The optimiser starts fresh.
+The vocabularies of two days may give the same value different ids, so each row of a table moves to its value's new id. Rows of
+values that no longer exist are dropped; rows of new values keep their random weights. All other weights are copied. The
+optimiser starts fresh.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from recall_lib.training.spec import FirstWeights, TrainSpec
 
 @torch.no_grad()
 def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
-    """Give a model whose weights have been drawn those of an earlier one.
+    """Overwrite a model's random weights with those of an earlier model.
 
     Args:
-        model: of the same settings as the earlier one, on the CPU.
-        first: the earlier one.
-        spec: of the training run: its vocabulary and the sizes.
+        model: has the same settings as the earlier model, on the CPU.
+        first: the earlier model.
+        spec: the training run's spec, with its vocabulary and sizes.
 
     Raises:
         DataRefused: the earlier model has been published again.
@@ -52,13 +53,13 @@ def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
 
 
 def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: int) -> npt.NDArray[np.int64]:
-    """The id that the value of each id had in an earlier vocabulary, [size]; -1 for a value that it lacks.
+    """For each id, the id of the same value in an earlier vocabulary, int64 [size]; -1 if the value was not in it.
 
     Args:
         before: the Parquet files of the earlier schemas.VOCAB table.
-        now: those of the later one.
-        feature: whose values.
-        size: ids in the later one, 0 and 1 included; these two stay what they are.
+        now: the Parquet files of the later one.
+        feature: the feature's name.
+        size: number of ids in the later vocabulary, including 0 and 1, which do not change.
     """
     then, ours = read_values(before, feature), read_values(now, feature)
     place = pc.index_in(ours["value"], value_set=then["value"].combine_chunks())

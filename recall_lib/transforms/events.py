@@ -19,7 +19,7 @@ _FIRST_SECOND, _LAST_SECOND = 0, 4102444800  # 1970-01-01, 2100-01-01
 _FAR = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds in a unit
 
 
-def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, features: Features) -> DataFrame:
+def rows_with_fate(rows: DataFrame, items: DataFrame | None, settings: Input, features: Features) -> DataFrame:
     """Click rows -> the events columns, _fate (kept, not_clicked or a reject's reason), _day, _source and _raw.
 
     Args:
@@ -29,57 +29,77 @@ def judge_rows(rows: DataFrame, items: DataFrame | None, settings: Input, featur
     Raises:
         DataRefused: a column that the config names is in neither table.
     """
-    columns = settings.columns
     in_items = set(items.columns) if items is not None else set()
-    of_table = [f for f in features.item if f.source in in_items]
     of_log = [f for f in features.item if f.source not in in_items]
+    of_table = [f for f in features.item if f.source in in_items]
+    # The columns of a malformed row may have slid, so it has no readable day.
+    day = F.when(~F.col(MALFORMED), F.date_format("event_ts", "yyyy-MM-dd"))
+    mapped = map_columns(rows, settings, features, of_log)
+    clicks = mapped.withColumn(FATE, fate(settings.ordering)).withColumn(DAY, day)
+    if items is not None and of_table:
+        clicks = clicks.join(_item_table(items, settings, of_table), "item_id", "left")
+    # An item that the table lacks has an empty list, not null.
+    lists = {f.name: F.coalesce(F.col(f.name), F.array().cast("array<string>")) for f in features.item if f.multi}
+    return clicks.withColumns(lists).select(*schemas.events(features).names, FATE, DAY, SOURCE, RAW)
+
+
+def map_columns(rows: DataFrame, settings: Input, features: Features, of_log: list[ItemFeature]) -> DataFrame:
+    """The log's columns under the names of events, null where a value cannot be read, and what `fate` looks at.
+
+    Args:
+        rows: as in `rows_with_fate`.
+        settings: name the log's columns.
+        features: those of users are all in the log.
+        of_log: the items' features that the log holds.
+
+    Raises:
+        DataRefused: a column that the config names is not in the log.
+    """
+    columns = settings.columns
+    of_users = [f for f in features.user if f.name != "user_id"]
     wanted = [columns.user_id, columns.item_id, columns.event_ts, columns.click, columns.example_age]
-    wanted += [f.source for f in (*features.user, *of_log) if f.name != "user_id"]
+    wanted += [f.source for f in (*of_users, *of_log)]
     require_columns(rows, [name for name in wanted if name], "the click log")
-    by_time = settings.ordering == "time"
-    time = _column(rows, columns.event_ts)
-    click = _number_text(rows, columns.click) if columns.click else F.lit("1")
+    if settings.ordering == "time":
+        time, position = _timestamp(rows, columns.event_ts, settings.time_unit), F.lit(None).cast("long")
+    else:
+        time, position = F.lit(None).cast("timestamp"), _integer(_column(rows, columns.event_ts))
     age = _text(rows, columns.example_age) if columns.example_age else F.lit(None).cast("string")
-    judged = rows.select(
+    return rows.select(
         _known(_text(rows, columns.user_id)).alias("user_id"),
         _known(_text(rows, columns.item_id)).alias("item_id"),
-        (_timestamp(rows, columns.event_ts, settings.time_unit) if by_time else F.lit(None).cast("timestamp")).alias(
-            "event_ts"
-        ),
-        (F.lit(None).cast("long") if by_time else _integer(time)).alias("position"),
+        time.alias("event_ts"),
+        position.alias("position"),
         _try_cast(age, "double").alias("example_age"),
-        *(_known(_text(rows, f.source)).alias(f.name) for f in features.user if f.name != "user_id"),
+        *(_known(_text(rows, f.source)).alias(f.name) for f in of_users),
         *(_item_values(rows, f).alias(f.name) for f in of_log),
-        click.alias("_click"),
+        (_number_text(rows, columns.click) if columns.click else F.lit("1")).alias("_click"),
         (age.isNotNull() & _try_cast(age, "double").isNull()).alias("_bad_age"),
         SOURCE,
         RAW,
         MALFORMED,
     )
+
+
+def fate(ordering: str) -> Column:
+    """What becomes of a row of `map_columns`: the first reason to reject it, else not_clicked or kept."""
+    by_time = ordering == "time"
     clock = F.col("event_ts" if by_time else "position")
-    number = _try_cast(F.col("_click"), "double")
-    fate = (
+    click = _try_cast(F.col("_click"), "double")
+    return (
         F.when(F.col(MALFORMED), "malformed")
         .when(F.col(RAW).contains("\ufffd"), "bad_utf8")  # what the CSV parser makes of undecodable bytes
         .when(clock.isNull(), "bad_time" if by_time else "bad_position")
         .when(F.col("user_id").isNull(), "no_user")
         .when(F.col("item_id").isNull(), "no_item")
-        .when(number.isNull() | ~number.isin(0.0, 1.0), "bad_click")
+        .when(click.isNull() | ~click.isin(0.0, 1.0), "bad_click")
         .when(F.col("_bad_age"), "bad_example_age")
-        .when(number == 0.0, NOT_CLICKED)
+        .when(click == 0.0, NOT_CLICKED)
         .otherwise(KEPT)
     )
-    # A malformed row's columns may have slid: no day can be read off it.
-    day = F.when(~F.col(MALFORMED), F.date_format("event_ts", "yyyy-MM-dd"))
-    judged = judged.withColumn(FATE, fate).withColumn(DAY, day)
-    if items is not None and of_table:
-        judged = judged.join(_item_table(items, settings, of_table), "item_id", "left")
-    # An item that the table lacks has an empty list, not null.
-    lists = {f.name: F.coalesce(F.col(f.name), F.array().cast("array<string>")) for f in features.item if f.multi}
-    return judged.withColumns(lists).select(*schemas.events(features).names, FATE, DAY, SOURCE, RAW)
 
 
-def judge_lines(lines: DataFrame) -> DataFrame:
+def lines_with_fate(lines: DataFrame) -> DataFrame:
     """Session lines -> user_id, _clicks (array of `item:category:tags`), fields, _fate, _source, _raw; one row a line.
 
     A line fails as a whole. Identical lines count once (`duplicate`); different lines of one user are all rejected.

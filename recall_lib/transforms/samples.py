@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recall_lib.config import Features, Samples
@@ -17,24 +17,24 @@ from recall_lib.spark.writing import WRITTEN, write_files
 from recall_lib.store import schemas
 
 
-def columns(clicks: DataFrame, features: Features, flag: Column, *, own_ages: bool) -> DataFrame:
-    """What `samples.clicks.Users` is made of, without what would be the same in every row.
+def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
+    """What `samples.clicks.Users` is made of.
 
     Args:
         clicks: encoded events with `tie`.
-        flag: a mark of clicks, whose meaning is that of the function that gets them.
-        own_ages: whether the log brings its example_age.
+        marks: further columns of `clicks` that the caller needs: `validates` for `split_samples`, `is_target` for
+            `samples_of_day`, `example_age` where the log brings it.
     """
     names = [f"{f.name}_index" for f in (*features.user, *features.item)]
-    names += ["example_age"] * own_ages
+    tie = ["tie"] if names or "example_age" in marks else []  # or clicks of one time and item are the same in every column
     return clicks.select(
         "user_id",
         F.coalesce(F.unix_micros("event_ts"), "position").alias("order"),
         "item_id",
-        *(["tie"] if names else []),
+        *tie,
         "item_index",
-        flag.alias("flag"),
         *names,
+        *marks,
     )
 
 
@@ -42,7 +42,7 @@ def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: st
     """Writes the samples of every split that the clicks hold below a folder when its files (writing.WRITTEN) are asked for.
 
     Args:
-        clicks: `columns`, before the hold-out; with protocol `day` the users who validate are flagged.
+        clicks: `columns`, before the hold-out; with protocol `day` with the mark `validates`.
         partitions: each gives a file a split; its training rows are in random order.
     """
 
@@ -53,12 +53,13 @@ def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: st
 
 
 def samples_of_day(clicks: DataFrame, partitions: int, features: Features, settings: Samples) -> DataFrame:
-    """schemas.runs: each user's first flagged click with the clicks before it; users without any before it give no row."""
-    return map_users(
-        clicks, partitions, partial(build.samples_of_day, features=features, settings=settings), schemas.runs(features)
-    )
+    """schemas.segments: each user's first click with `is_target` and those before it; no row where there are none."""
+    rows = partial(build.samples_of_day, features=features, settings=settings)
+    return map_users(clicks, partitions, rows, schemas.segments(features))
 
 
 def histories(clicks: DataFrame, partitions: int, features: Features, settings: Samples) -> DataFrame:
-    """schemas.runs: every user's history and newest user features, no start token and no target (inference)."""
-    return map_users(clicks, partitions, partial(build.histories, features=features, settings=settings), schemas.runs(features))
+    """schemas.segments: every user's history and newest user features, no start token and no target (inference)."""
+    return map_users(
+        clicks, partitions, partial(build.histories, features=features, settings=settings), schemas.segments(features)
+    )

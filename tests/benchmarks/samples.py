@@ -26,7 +26,7 @@ import jobs.vocab
 from recall_lib.config import Config, Evaluation, Features, ItemId, Paths, Samples, Spark, load_config
 from recall_lib.day.context import Context
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs
+from recall_lib.samples.windows import Segments
 from recall_lib.transforms.holdout import validates
 from tests.benchmarks.common import CORES, GIB, ROOT, PeakMemory, Row, faster, run_peer, smaller
 from tests.benchmarks.log import CLICKS_A_USER, DT, ITEMS, publish_log
@@ -182,9 +182,9 @@ def cut(ctx: Context, split: str) -> Iterator[tuple[list[str], Ragged, np.ndarra
     """Per published file: user_id, history, target and example_age of all its targets."""
     for file in files(ctx, samples_of(split)):
         table = pq.read_table(file)
-        runs = Runs.from_arrow(table, ctx.config.features, ctx.config.samples)
+        runs = Segments.from_arrow(table, ctx.config.features, ctx.config.samples)
         found = runs.windows(np.arange(len(runs)))
-        users = table.column("user_id").take(pa.array(runs.run_of_target)).to_pylist()
+        users = table.column("user_id").take(pa.array(runs.segment_of_target)).to_pylist()
         yield users, found.history, found.target, found.example_age
 
 

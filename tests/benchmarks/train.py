@@ -27,7 +27,7 @@ import jobs.vocab
 from recall_lib.config import load_config
 from recall_lib.day.context import Context
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs
+from recall_lib.samples.windows import Segments
 from recall_lib.store.arrays import item_counts
 from recall_lib.training import horovod_ranks
 from recall_lib.training.launch import BACKENDS
@@ -210,7 +210,7 @@ def training_windows(ctx: Context) -> dict[str, np.ndarray]:
     features, samples = ctx.config.features, ctx.config.samples
     parts = []
     for file in ctx.tables.get("samples", DT, split="train").files:
-        runs = Runs.from_arrow(pq.read_table(file), features, samples)
+        runs = Segments.from_arrow(pq.read_table(file), features, samples)
         found = runs.windows(np.arange(len(runs)))
         history = padded(found.history, samples.window_size)
         columns: dict[str, np.ndarray] = {"history": history, "target": found.target, "example_age": found.example_age}

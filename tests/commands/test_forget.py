@@ -34,7 +34,7 @@ def frames(spark):
         ("events", {}, schemas.events(Features()), events),
         ("rejects", {}, schemas.REJECTS, rejects),
         ("vocab", {}, schemas.VOCAB, names),
-        ("samples", {"split": "train"}, schemas.runs(Features()), [{"user_id": user, **run} for user in USERS]),
+        ("samples", {"split": "train"}, schemas.segments(Features()), [{"user_id": user, **run} for user in USERS]),
         ("vectors", {"kind": "user"}, schemas.USER_VECTORS, [(user, [0.5]) for user in USERS]),
         ("vectors", {"kind": "item"}, schemas.ITEM_VECTORS, [(2, "u7", [0.5])]),
         ("top_n", {}, schemas.TOP_N, lists),

@@ -1,5 +1,6 @@
 """The rendered commands, compared with golden/*.txt as a whole: a changed setting shows as a changed line."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from recall_lib.commands.cli import main
 from recall_lib.commands.submit import ROOT, command, quoted
 from recall_lib.config import load_config
+from recall_lib.process import messages
 from recall_lib.process.errors import UsageError
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -114,12 +116,16 @@ def test_paths_of_object_stores_and_catalog_tables_need_no_slash():
     rendered("yarn", overrides=["input.file_format=table", "paths.root=hdfs://name/recall"])
 
 
-def test_the_command_line_ends_with_the_documented_codes(capsys):
+def test_the_command_line_ends_with_the_documented_codes(capsys, monkeypatch):
     base = ["submit", "--to", "kubernetes", "--job", "top_n", "--dt", "2017-10-16"]
     shared = [word for override in SHARED for word in ("--set", override)]
     assert main([*base, "--config", str(CONFIG), *shared]) == 0
     said = shlex.split(capsys.readouterr().out.replace("\\\n", ""))
     assert said[0] == "spark-submit"
     assert said[-len(shared) :] == shared
+    monkeypatch.setenv(messages._VARIABLE, "")  # so that what the command leaves there is put back
+    assert main([*base, "--config", str(CONFIG), *shared, "--log-format", "json"]) == 0
+    assert shlex.split(json.loads(capsys.readouterr().out)["message"].replace("\\\n", "")) == said
+    monkeypatch.delenv(messages._VARIABLE)
     assert main([*base, "--config", str(CONFIG), *shared, "--set", "top_n.n=0"]) == 2
     assert "top_n.n" in capsys.readouterr().err

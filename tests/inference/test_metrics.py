@@ -100,7 +100,7 @@ def model_scores(ctx):
     """{user: {item: score}}: the exported vectors' inner product for the test rows."""
     from recall_lib.inference.vectors import user_vectors
 
-    rows = ctx.tables.get("samples", DT, split="test").read(schemas.runs(ctx.config.features))
+    rows = ctx.tables.get("samples", DT, split="test").read(schemas.segments(ctx.config.features))
     model = ship(ctx, "models")
     users = rows.mapInArrow(lambda batches: user_vectors(batches, model=model), schemas.USER_VECTORS).collect()
     items = ctx.tables.get("vectors", DT, kind="item").read(schemas.ITEM_VECTORS).collect()

@@ -1,5 +1,7 @@
 """`recall query` on a published day against its tables and the model, without Spark."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import yaml
 from recall_lib.commands import cli, query
 from recall_lib.config import Features, Samples
 from recall_lib.model import checkpoint
+from recall_lib.process import messages
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.samples.ragged import Ragged
 from tests.inference.conftest import DT, make_config
@@ -40,6 +43,15 @@ def test_a_users_list_is_the_published_one(ask, published, spark):
         expected = [[str(rank), item, row["source"]] for rank, (item, _) in enumerate(row["items"][:5], 1)]
         assert [[rank, item, source] for rank, item, _, source in found] == expected
         assert [float(line[2]) for line in found] == pytest.approx([score for _, score in row["items"][:5]], rel=1e-6)
+
+
+def test_json_has_a_line_an_item(ask, monkeypatch):
+    _, ((rank, item, score, source),), _ = ask("--history", "i7", "--n", "1")
+    monkeypatch.setenv(messages._VARIABLE, "")  # so that what the command leaves there is put back
+    code, ((line,),), err = ask("--history", "i7", "--n", "1", "--log-format", "json")
+    row = json.loads(line)["row"]
+    assert (code, err) == (0, "")
+    assert (str(row["rank"]), row["item_id"], f"{row['score']:.7g}", row["source"]) == (rank, item, score, source)
 
 
 def test_who_is_unknown_gets_the_most_clicked(ask):

@@ -21,18 +21,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "matrix"
 SPARKS = ("3.5.9", "4.0.5", "4.1.4", "4.3.0")
-# Events to top_n on both formats, days, the catalog, ranks over Horovod and torch, executors of a local cluster.
+# The reading of logs, events to top_n on both formats, days, the catalog, ranks, executors of a local cluster.
 HEART = (
-    "tests/samples",
-    "tests/transforms",
-    "tests/inference",
+    "tests/transforms/test_events.py",
+    "tests/transforms/test_vocab.py",
+    "tests/transforms/test_samples.py",
+    "tests/test_pipeline.py",
+    "tests/test_daily.py",
+    "tests/test_determinism.py",
+    "tests/store/test_catalog.py",
+    "tests/inference/test_cluster.py",
     "tests/training/test_loader.py",
     "tests/training/test_launch.py",
-    "tests/store/test_tables.py",
-    "tests/store/test_catalog.py",
-    "tests/test_determinism.py",
-    "tests/test_daily.py",
-    "tests/test_pipeline.py",
 )
 
 

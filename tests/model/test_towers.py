@@ -12,7 +12,7 @@ from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import Dropout
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Windows
+from recall_lib.samples.windows import Shared, Windows
 
 FEATURES = Features(
     item_id=ItemId(dim=5),
@@ -219,14 +219,14 @@ def test_targets_that_share_a_history_see_their_part_of_it(make: Callable, encod
         example_age=of_targets(given.example_age),
         target=of_targets(given.target),
         negatives=of_targets(given.negatives),
-        at=(np.array([row for row, _ in seen]), np.array([tokens for _, tokens in seen])),
+        shared=Shared(np.array([row for row, _ in seen]), np.array([tokens for _, tokens in seen])),
     )
     found = model.user_representation(Batch.of(shared))
     alone = replace(
         shared,
         history=ragged([HISTORIES[row][:tokens] for row, tokens in seen]),
         item={n: ragged(list(chain.from_iterable(VALUES[n][row][:tokens] for row, tokens in seen))) for n in VALUES},
-        at=None,
+        shared=None,
     )
     torch.testing.assert_close(found, model.user_representation(Batch.of(alone)), atol=1e-5, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """How a command ends: one line and the documented exit code."""
 
+import os
 import subprocess
 import sys
 
@@ -80,12 +81,15 @@ def test_a_day_that_another_run_has_is_left_alone(capsys, tmp_path, monkeypatch)
     assert locks.holders(str(tmp_path)) == {}
 
 
-@pytest.mark.parametrize("command", [*cli.JOBS, *cli.TOOLS])
-def test_help(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
-    assert end.value.code == 0
-    assert f"usage: recall {command}" in capsys.readouterr().out
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"]])
+def test_help_that_is_read_no_further_ends_without_a_traceback(arguments, unbuffered):
+    command = [sys.executable, "-m", "recall_lib.commands.cli", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, b"")
 
 
 def test_who_is_read_no_further_has_not_succeeded():

@@ -52,7 +52,7 @@ def test_a_stage_of_the_pipeline_is_named_and_ranks_inherit(capsys):
     import subprocess
     import sys
 
-    messages._Choose([], "x")(None, None, "json")  # type: ignore[arg-type]
+    messages.choose("json")
     messages.bind(stage="vocab", run_id="r")
     messages.say("pipeline", "m", dt="2024-03-03")
     assert json.loads(capsys.readouterr().out)["stage"] == "vocab"

@@ -1,13 +1,12 @@
 """The table of `make quality`: its rows are valid, one training serves two of them, and files and table say what was found."""
 
-import argparse
 import json
 from dataclasses import replace
 
 import pytest
 
 from recall_lib.config import load_config
-from recall_lib.process.command import add_arguments
+from recall_lib.process.command import parser
 from recall_lib.store.tables import Tables
 from recall_lib.transforms.metrics import summarise
 from tests.quality import run
@@ -49,9 +48,7 @@ def commands(tmp_path, monkeypatch):
 
     def fake(command, cwd):
         job, *rest = command[command.index("recall_lib.commands.cli") + 1 :]
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        args = parser.parse_args(rest)
+        args = parser(job, None, "--config", "--dt").parse_args(rest)
         tables = Tables(load_config(args.config, args.overrides))
         if job == "pipeline":
             facts = {"seconds": 3.5, "steps": 7, "targets": 70, "init": "scratch"}

@@ -19,7 +19,7 @@ from recall_lib.samples import build
 from recall_lib.samples import clicks as kernels
 from recall_lib.samples.ids import FIRST_INDEX, UNKNOWN
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs
+from recall_lib.samples.windows import Segments
 from recall_lib.store import schemas
 from tests import oracle
 from tests.oracle import Click
@@ -94,7 +94,7 @@ class Encoded:
                 "item_id": [c.item for c in rows],
                 "tie": pa.array([hash((c.user_features["city"],)) for c in rows], pa.int64()),
                 "item_index": self.indexes("item_id", [c.item for c in rows]),
-                "flag": [c.user in validates for c in rows],
+                "validates": [c.user in validates for c in rows],
                 "user_id_index": self.indexes("user_id", [c.user for c in rows]),
                 **{f"{n}_index": self.indexes(n, [c.user_features[n] for c in rows]) for n in names[0]},
                 **{f"{n}_index": self.indexes(n, [c.item_features[n] for c in rows]) for n in names[1]},
@@ -131,10 +131,10 @@ class Encoded:
         """As the oracle's, with `negatives` and `seen`."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for split, batch in self.batches():
-            runs = Runs.from_arrow(batch, self.config.features, self.config.samples)
-            windows = runs.windows(np.arange(len(runs)))
-            for i in range(len(runs)):
-                row = int(runs.run_of_target[i])
+            segments = Segments.from_arrow(batch, self.config.features, self.config.samples)
+            windows = segments.windows(np.arange(len(segments)))
+            for i in range(len(segments)):
+                row = int(segments.segment_of_target[i])
                 history = windows.history.values[windows.history.offsets[i] : windows.history.offsets[i + 1]]
                 features: dict[str, Any] = {name: self.raw(name, ids[i]) for name, ids in windows.user.items()}
                 for name, bag in windows.bags().items():
@@ -161,8 +161,8 @@ def counted(samples: list[dict[str, Any]]) -> Counter[str]:
 
 @pytest.fixture
 def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users of few clicks are cut into several runs."""
-    monkeypatch.setattr(kernels, "RUN_LENGTH", 4)
+    """Users of few clicks are cut into several segments."""
+    monkeypatch.setattr(kernels, "SEGMENT_LENGTH", 4)
 
 
 @pytest.mark.usefixtures("short_runs")
@@ -262,7 +262,7 @@ def test_batches_are_equal_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batches_have_the_declared_columns() -> None:
     log = Encoded(one_item_hot(users=4), config_of({"negatives_per_positive": 2}), set())
-    declared = [(field.name, field.type) for field in to_arrow_schema(schemas.runs(log.config.features))]
+    declared = [(field.name, field.type) for field in to_arrow_schema(schemas.segments(log.config.features))]
     assert {split for split, _ in log.batches()} == {"train", "validation", "test"}
     for _, batch in log.batches():
         assert [(field.name, field.type) for field in batch.schema] == declared

@@ -1,4 +1,4 @@
-"""Windows cut from runs against slicing each user's list."""
+"""Windows cut from segments against slicing each user's list."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recall_lib.config import Feature, Features, ItemFeature, Samples
 from recall_lib.samples.ragged import Ragged
-from recall_lib.samples.windows import Runs
+from recall_lib.samples.windows import Segments
 
 FEATURES = Features(user=(Feature(name="city"),), item=(ItemFeature(name="category"), ItemFeature(name="tags", multi=True)))
 INTS = pa.list_(pa.int32())
@@ -67,8 +67,8 @@ def naive(block: list[dict[str, Any]], width: int, order: str) -> list[dict[str,
     return found
 
 
-def cut(runs: Runs, targets: list[int]) -> list[dict[str, Any]]:
-    windows = runs.windows(np.array(targets, np.int64))
+def cut(segments: Segments, targets: list[int]) -> list[dict[str, Any]]:
+    windows = segments.windows(np.array(targets, np.int64))
     histories = np.split(windows.history.values, windows.history.offsets[1:-1])
     bags = {name: np.split(bag.values, bag.offsets[1:-1]) for name, bag in windows.bags().items()}
     return [
@@ -92,16 +92,16 @@ def test_windows_are_slices(order: str, block: list[dict[str, Any]], width: int,
     config = Samples.model_validate({"window_size": width, "order": order, "negatives_per_positive": K})
     expected = naive(block, width, order)
     batch = as_batch(block)
-    runs = Runs.from_arrow(batch, FEATURES, config)
-    assert len(runs) == len(expected)
+    segments = Segments.from_arrow(batch, FEATURES, config)
+    assert len(segments) == len(expected)
     targets = list(range(len(expected)))
     choice.shuffle(targets)
-    assert cut(runs, targets) == [expected[i] for i in targets]
+    assert cut(segments, targets) == [expected[i] for i in targets]
     # A slice of a batch, and a table in chunks, are the same rows.
-    some = Runs.from_arrow(batch.slice(1), FEATURES, config)
+    some = Segments.from_arrow(batch.slice(1), FEATURES, config)
     assert cut(some, list(range(len(some)))) == naive(block[1:], width, order)
     table = pa.Table.from_batches([batch.slice(0, 1), batch.slice(1)])
-    assert cut(Runs.from_arrow(table, FEATURES, config), targets) == [expected[i] for i in targets]
+    assert cut(Segments.from_arrow(table, FEATURES, config), targets) == [expected[i] for i in targets]
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6), st.data())

@@ -45,10 +45,10 @@ def test_figures_are_those_of_a_loop(spark):
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        ([row("u1"), row("u1")], {}, "duplicate_users is 1, at most 0"),
-        ([row("u1"), row("u2", [("i", math.nan)])], {}, "rows_without_a_score is 1, at most 0"),
-        ([row("u1")], {}, "min_user_share is 0.5, at least 1"),
-        ([row("u1"), row("u2", source="popular")], {"max_popular_share": 0.4}, "max_popular_share is 0.5, at most 0.4"),
+        ([row("u1"), row("u1")], {}, "duplicate_users is 1, must be at most 0"),
+        ([row("u1"), row("u2", [("i", math.nan)])], {}, "rows_without_a_score is 1, must be at most 0"),
+        ([row("u1")], {}, "min_user_share is 0.5, must be at least 1"),
+        ([row("u1"), row("u2", source="popular")], {"max_popular_share": 0.4}, "max_popular_share is 0.5, must be at most 0.4"),
         ([row("u1")], {"max_popular_share": 0.4}, "min_user_share is 0.5"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_failed_audit_publishes_nothing(tables, spark, rows, settings, message
     before = publish(tables(), top_n(spark, row("u1"), row("u2")), schemas.TOP_N, "top_n", DT, facts=facts)
     assert before["audits"]["min_user_share"] == {"value": 1.0, "least": 1.0}
     strict = tables(**settings)
-    with pytest.raises(DataRefused, match=rf"top_n/dt={DT} was not published, .*{message}"):
+    with pytest.raises(DataRefused, match=rf"top_n/dt={DT} was not published: .*{message}"):
         publish(strict, top_n(spark, *rows), schemas.TOP_N, "top_n", DT, facts=facts)
     assert strict.get("top_n", DT).manifest == before
     assert not any(strict.fs.ls(f"{strict.root}/_staging"))
@@ -79,7 +79,7 @@ def test_a_day_short_of_clicks_keeps_all_days_back(tables, spark, make_config):
             staged.write(frame, schema)
 
     strict = tables(min_clicks=5)
-    with pytest.raises(DataRefused, match=r"events/dt=2024-01-02 .*min_clicks is 2, at least 5"):
+    with pytest.raises(DataRefused, match=r"events/dt=2024-01-02 .*min_clicks is 2, must be at least 5"):
         publish_days(strict)
     assert strict.days("events") == []
     publish_days(tables(min_clicks=2))
@@ -94,7 +94,7 @@ def test_a_model_is_measured_by_the_last_published_day(tables):
 
     publish("2024-01-03", 0.9)  # a later day has no say
     publish("2024-01-01", 0.2, min_validation_share=0.9)
-    with pytest.raises(DataRefused, match=r"models/dt=2024-01-02 .*min_validation_share is 0.85, at least 0.9"):
+    with pytest.raises(DataRefused, match=r"models/dt=2024-01-02 .*min_validation_share is 0.85, must be at least 0.9"):
         publish("2024-01-02", 0.17, min_validation_share=0.9)
     assert tables().days("models") == ["2024-01-01", "2024-01-03"]
     publish("2024-01-02", 0.19, min_validation_share=0.9)

@@ -142,7 +142,7 @@ def test_waiting_is_bounded_and_ends_with_the_holder(tmp_path: Path, monkeypatch
     with locks.held(str(tmp_path), NAME, "mine", wait_s=60, say=said.append):
         pass
     assert len(said) == 2
-    assert said[0].startswith(f"waits for {NAME}, held by run other")
+    assert said[0].startswith(f"waiting for {NAME}, held by run other")
 
 
 def test_who_was_slow_does_not_take_what_others_took_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

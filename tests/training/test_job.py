@@ -13,7 +13,7 @@ from recall_lib.model import checkpoint
 from recall_lib.process.errors import DataRefused
 from recall_lib.store import schemas
 from recall_lib.store.tables import Tables
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.spec import sample_files
 
 CLICKED, DAY = "2024-03-03", "2024-03-04"
@@ -44,7 +44,7 @@ def test_a_day_is_trained_and_published(config: Config, run_jobs: Callable[..., 
     # The targets that the steps are planned from are those of the files.
     for split in ("train", "validation"):
         for file in sample_files(ctx.tables.get("samples", DAY, split=split)):
-            blocks = [runs for runs, _ in read_runs([file.url], config.features, config.samples, seen=split != "train")]
+            blocks = [runs for runs, _ in read_segments([file.url], config.features, config.samples, seen=split != "train")]
             assert sum(map(len, blocks)) == file.targets
     manifest = ctx.tables.get("models", DAY).manifest
     model, meta = checkpoint.load(ctx.tables.get("models", DAY).folder)

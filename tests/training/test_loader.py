@@ -9,8 +9,8 @@ import pytest
 
 from recall_lib.config import Samples
 from recall_lib.process.errors import DataRefused
-from recall_lib.samples.windows import Runs, Windows
-from recall_lib.training.loader import batches, join, prefetched, read_runs
+from recall_lib.samples.windows import Segments, Windows
+from recall_lib.training.loader import batches, join, prefetched, read_segments
 from recall_lib.training.petastorm_compat import ParquetDataset
 from recall_lib.training.shards import batch_sizes
 from recall_lib.training.spec import SampleFile
@@ -64,8 +64,8 @@ def as_rows(windows: Windows) -> list[str]:
 def test_an_epoch_is_every_window_of_the_files_once(files: list[SampleFile]) -> None:
     expected: Counter[str] = Counter()
     for file in files:
-        runs = Runs.from_arrow(pq.read_table(file.url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
-        expected.update(as_rows(runs.windows(np.arange(len(runs)))))
+        segments = Segments.from_arrow(pq.read_table(file.url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+        expected.update(as_rows(segments.windows(np.arange(len(segments)))))
     for row_groups in (1, 2, 100):
         found = [row for windows in epoch(files, row_groups=row_groups) for row in as_rows(windows)]
         assert Counter(found) == expected
@@ -81,12 +81,12 @@ def test_an_epoch_of_runs_is_every_target_once_after_what_stands_before_it(files
     for row_groups, steps in ((1, 3), (2, 8), (100, 8)):
         found: Counter[tuple] = Counter()
         for windows in epoch(files, steps, row_groups=row_groups, unit="run"):
-            assert windows.at is not None
+            assert windows.shared is not None
             assert len(windows.target)
             length = windows.history.lengths
             assert max(length) <= WITH_NEGATIVES.window_size
             for row, seen, target, age, negatives in zip(
-                *windows.at, windows.target, windows.example_age, windows.negatives, strict=True
+                *windows.shared, windows.target, windows.example_age, windows.negatives, strict=True
             ):
                 assert 1 <= seen <= length[row]
                 if seen < length[row]:  # the next token of the history is the target itself
@@ -123,7 +123,7 @@ def test_the_seed_decides_the_order(files: list[SampleFile]) -> None:
 
 def test_targets_of_a_user_are_spread(files: list[SampleFile]) -> None:
     first = as_rows(epoch(files, row_groups=100)[0])
-    plain = Runs.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+    plain = Segments.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
     assert first != as_rows(plain.windows(np.arange(len(first))))
 
 
@@ -137,9 +137,9 @@ def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
     users = sequences(9, 5, ordered=True)
     file = write_runs(tmp_path / "held.parquet", users, held_out=True, row_group_size=4)
     position = 0
-    for runs, seen in read_runs([file.url], FEATURES, SAMPLES, seen=True):
+    for segments, seen in read_segments([file.url], FEATURES, SAMPLES, seen=True):
         assert seen is not None
-        for run in range(len(runs)):
+        for run in range(len(segments)):
             assert seen.values[seen.offsets[run] : seen.offsets[run + 1]].tolist() == sorted(set(users[position][:-1]))
             position += 1
     assert position == 9
@@ -161,14 +161,14 @@ def test_nothing_in_the_folder_is_unpickled(tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:  # that file is a trap: Petastorm unpickles what it is shown of it
         patch.setattr(ParquetDataset, "common_metadata", pq.read_metadata(tmp_path / "_common_metadata"))
         with pytest.raises(pickle.UnpicklingError):
-            list(read_runs([file.url], FEATURES, SAMPLES))
-    assert len(list(read_runs([file.url], FEATURES, SAMPLES))) == 1
+            list(read_segments([file.url], FEATURES, SAMPLES))
+    assert len(list(read_segments([file.url], FEATURES, SAMPLES))) == 1
 
 
 def test_joined_windows_are_those_cut_at_once(files: list[SampleFile]) -> None:
-    runs = Runs.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
-    whole = runs.windows(np.arange(len(runs)))
-    parts = [runs.windows(np.arange(i, min(i + 1, len(runs)))) for i in range(len(runs))]
+    segments = Segments.from_arrow(pq.read_table(files[0].url.removeprefix("file://")), FEATURES, WITH_NEGATIVES)
+    whole = segments.windows(np.arange(len(segments)))
+    parts = [segments.windows(np.arange(i, min(i + 1, len(segments)))) for i in range(len(segments))]
     joined = join(parts)
     assert as_rows(joined) == as_rows(whole)
 

@@ -18,7 +18,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from recall_lib.process.errors import DataRefused
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.petastorm_compat import TransformSpec, edit_field, make_batch_reader, ventilator
 from recall_lib.training.spec import SampleFile
 from tests.training.synthetic import FEATURES, SAMPLES, sequences, write_runs
@@ -160,7 +160,7 @@ def test_a_damaged_file_is_named_and_the_reader_ends(
 ) -> None:
     damage(Path(two[1].url.removeprefix("file://")))
     with pytest.raises(DataRefused, match=r"cannot read file:///.*/bad\.parquet: .*: run `recall samples` again"):
-        list(read_runs([file.url for file in two], FEATURES, SAMPLES))
+        list(read_segments([file.url for file in two], FEATURES, SAMPLES))
     assert not [thread for thread in threading.enumerate() if type(thread).__name__ == "WorkerThread"]
     assert capfd.readouterr().err == ""
 

@@ -22,7 +22,7 @@ from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.retrieval.baselines import MostClicked
 from recall_lib.retrieval.index import ItemIndex
-from recall_lib.training.loader import read_runs
+from recall_lib.training.loader import read_segments
 from recall_lib.training.loop import Run, train
 from recall_lib.training.ranks import Alone
 from recall_lib.training.spec import TrainSpec
@@ -58,7 +58,7 @@ def by_sorting(
 def batches_of_one(folder: Path, users: list[list[int]], features: Features) -> list[Batch]:
     """Each user alone, so that what else is in a batch cannot matter."""
     urls = [write_runs(folder / f"of one {n}.parquet", [own], held_out=True).url for n, own in enumerate(users)]
-    runs = [next(read_runs([url], features, SAMPLES))[0] for url in urls]
+    runs = [next(read_segments([url], features, SAMPLES))[0] for url in urls]
     return [Batch.of(own.windows(np.arange(1))) for own in runs]
 
 

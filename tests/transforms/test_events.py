@@ -108,12 +108,12 @@ def test_sessions_each_fate(make_config, write_log, run_jobs):
     ],
 )
 def test_times(unit, value, expected, spark, make_config, tmp_path):
-    from recall_lib.transforms.events import judge_rows
+    from recall_lib.transforms.events import rows_with_fate
 
     config = make_config(input={"time_unit": unit, "columns": {"click": None}})
     rows = spark.createDataFrame([("u", "i", value, "s", "r", False)], "user_id string, article_id string, expo_time string, "
                                  "_source string, _raw string, _malformed boolean")  # fmt: skip
-    found = judge_rows(rows, None, config.input, config.features).selectExpr("cast(event_ts as string)", "_fate").first()
+    found = rows_with_fate(rows, None, config.input, config.features).selectExpr("cast(event_ts as string)", "_fate").first()
     assert (found[0] or "").ljust(26, "0")[:26] == (expected or "").ljust(26, "0")[:26] or found[0] == expected
     assert found["_fate"] == ("kept" if expected else "bad_time")
 

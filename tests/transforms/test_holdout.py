@@ -125,7 +125,7 @@ def test_the_samples_hold_out_the_same_clicks(spark, protocol):
     encoded = holdout.tie_breaker(events).withColumn("city_index", city)
     encoded = encoded.withColumn("item_index", F.ascii("item_id"))
     features = Features.model_validate({"user": [{"name": "city"}]})
-    table = samples.columns(encoded, features, holdout.validates(1), own_ages=False)
+    table = samples.columns(encoded.withColumn("validates", holdout.validates(1)), features, "validates")
     users = Users.of(pa.Table.from_pandas(table.toPandas()), features)
     for split, held in build._held_out(users, protocol).items():
         ours = {(users.ids[users.user[i]].as_py(), users.item[i], CITIES[users.features["city_index"][i]]) for i in held}
