@@ -36,7 +36,7 @@ class Inputs:
     Attributes:
         vocab: of the day.
         splits: the samples, `train` and `validation`.
-        items: items/dt, the items' content and prior; None: the model does not ask for them.
+        items: items/dt, the items' features and prior; None: the model needs neither.
         first: what the weights are at first; None: they are drawn.
     """
 

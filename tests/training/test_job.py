@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import jobs.train
-from recall_lib.config import Config, ItemId
+from recall_lib.config import Config, ItemId, Recency
 from recall_lib.day.context import Context
 from recall_lib.model import checkpoint
 from recall_lib.process.errors import DataRefused
@@ -128,6 +128,21 @@ def test_item_content_is_that_of_the_newest_clicks_and_travels_with_the_model(
     path.write_text(json.dumps(manifest))
     with pytest.raises(DataRefused, match="another vocabulary: run `recall items"):
         jobs.train.run(ctx)
+
+
+def test_a_checkpoint_of_another_prior_is_not_resumed(config: Config, run_jobs: Callable[..., Context]) -> None:
+    """Validation ranks with the prior of items/dt, even where the weights do not depend on that table."""
+    config = config.model_copy(update={"model": config.model.model_copy(update={"recency": Recency()})})
+    run_jobs(config, CLICKED, "events")
+    ctx = run_jobs(config, DAY, "vocab", "items", "samples", "train")
+    items = ctx.tables.get("items", DAY)
+    assert ctx.tables.get("models", DAY).inputs["items"] == items.digest
+    before = jobs.train._spec(ctx, jobs.train._inputs(ctx))
+    assert before.items == items.files
+    path = root(config) / "items" / f"dt={DAY}" / "_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
+    again = Context(config, DAY, "test")
+    assert jobs.train._spec(again, jobs.train._inputs(again)).fingerprint() != before.fingerprint()
 
 
 def test_the_latest_model_moves_forward_only(config: Config) -> None:
