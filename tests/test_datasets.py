@@ -15,7 +15,7 @@ import pytest
 from recall_lib import datasets
 from recall_lib.commands.forget import forget
 from recall_lib.commands.gc import garbage
-from recall_lib.commands.status import PUBLISHED, STALE, Days
+from recall_lib.commands.status import MISSING, PUBLISHED, STALE, Days
 from recall_lib.config import Config, load_config
 from recall_lib.datasets import DATASETS, Dataset
 from recall_lib.process.errors import DataRefused
@@ -137,6 +137,17 @@ def test_a_dataset_is_one_row(config_file: str, monkeypatch: pytest.MonkeyPatch)
     with tables.publishing("segments", DT, facts={"rows": 2}) as staged:
         pq.write_table(pa.table({"user_id": ["a", "b"], "vector": [[0.5], [1.0]]}), staged.folder / "part-0.parquet")
     assert (f"segments/dt={DT}", 1) in forget(tables, "a")
+
+
+def test_a_further_key_s_value_may_be_made_by_another_job(config_file: str) -> None:
+    tables = Tables(load_config(config_file))
+    for kind, job in (("user", "top_n"), ("item", "vectors")):
+        assert Days(tables.config).day(DT, [job]).state == PUBLISHED
+        tables.fs.rm(tables.path("vectors", DT, kind=kind), recursive=True)
+        with pytest.raises(DataRefused, match=f"run `recall {job} --dt {DT}`"):
+            tables.get("vectors", DT, kind=kind)
+        assert datasets.job_of(f"vectors/kind={kind}") == job
+        assert Days(tables.config).day(DT, [job]).state == MISSING
 
 
 def test_the_order_is_that_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

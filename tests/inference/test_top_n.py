@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyspark.sql import functions as F
 
+from jobs import index as index_job
 from jobs.top_n import read_popular
 from recall_lib.config import TopN
 from recall_lib.day.inputs import read_allowed_items, read_histories
@@ -102,6 +104,24 @@ def test_a_ban_and_an_allow_list_hold_for_every_user(prepared):
     assert max(seen for user, seen in clicked.items() if len(lists[user]) == 7) > 12
     made_from = ctx.tables.get("top_n", DT).manifest["inputs"]
     assert {"top_n.allow", "top_n.deny"} < made_from.keys()
+
+
+@pytest.mark.parametrize("wanted", [None, ["u7", "u1", "stranger", "u3"]])
+def test_the_index_is_chosen_by_users_drawn_by_hash(prepared, monkeypatch, wanted):
+    """Of those that get a list the first by the hash of their ids, each different vector once, as the table has them."""
+    ctx = prepared(**({"input": {"users": "users.csv"}} if wanted else {}))
+    if wanted:
+        (Path(ctx.config.input.path) / "users.csv").write_text("\n".join(["user_id", *wanted]) + "\n")
+        run_job(ctx, "top_n")
+    monkeypatch.setattr(index_job, "USERS", 5)
+    found, inputs = index_job.sample_users(ctx, 8)
+    table = ctx.tables.get("vectors", DT, kind="user").read(schemas.USER_VECTORS)
+    by_hash = table.orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id").limit(20).collect()
+    different = dict.fromkeys(tuple(row["vector"]) for row in by_hash)
+    assert len(by_hash) == (4 if wanted else 20)
+    # Batches of other sizes round differently.
+    np.testing.assert_allclose(found, list(different)[:5], rtol=1e-5)
+    assert inputs.keys() == {*(f"events/dt=2024-03-0{day}" for day in (2, 3, 4)), "vocab"}
 
 
 def test_what_the_lists_leave(prepared):
