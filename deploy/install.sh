@@ -122,7 +122,7 @@ add_horovod() {
         echo "building Horovod (some minutes)"
         build_horovod "$folder"
         if install_horovod "$folder"; then return; fi
-        missing="its build failed, .venv/horovod.log shows why: fix that"
+        missing="its build failed, .venv/horovod.log says why: fix that"
     fi
     pip uninstall --yes horovod 2>/dev/null
     echo "Horovod was left out, ranks train over torch.distributed: $missing, then run make setup again" >&2

@@ -68,7 +68,7 @@ def scored(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def measures(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, bool]]]]:
-    """Every metric, and for each recommender its value and whether it is the best; no popularity and no None is best."""
+    """Every metric, and for each recommender its value and whether it is the best; popularity and None never are."""
     blocks = [metrics[name] for name in RECOMMENDERS if name in metrics]
     table = []
     for metric in [f"{measure}@{k}" for measure in _MEASURES for k in CUTOFFS] + ["mrr"]:

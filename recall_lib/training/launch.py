@@ -39,7 +39,7 @@ def backend(training: Training) -> Literal["horovod", "torch"] | None:
     if training.launcher == "horovod":
         raise UsageError(
             "training.launcher is horovod, but Horovod is not installed here: "
-            "use --set training.launcher=torch, or install a C++17 compiler and run `make setup` again"
+            "--set training.launcher=torch, or install a C++17 compiler and run `make setup` again"
         )
     return "torch"
 
