@@ -32,14 +32,15 @@ def run(ctx: Context) -> None:
     """Publish vectors/dt for kind=user, top_n/dt, and top_n_user_id/dt where it is asked for."""
     settings, serving = ctx.config.top_n, ctx.serving
     published_index = serving.require(ctx.tables.get("index", ctx.dt))
-    allowed, made_from = read_allowed_items(ctx)
+    allowed, made_from, facts = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
     histories, inputs = read_histories(ctx)
     inputs["models"] = model.digest
     made_from |= inputs | {"index": index.digest, "popular": popular}
     # Counted apart from the work on them: the audits compare the two.
-    facts = serving.stamp | {"users_in": listed_users(ctx).count()}
+    users, counts = listed_users(ctx)
+    facts |= serving.stamp | counts | {"users_in": users.count()}
     tables = [TOP_N, TOP_N_USER_ID] if settings.user_id_only else [TOP_N]
     with ExitStack() as stack:
         # The blocks end in the reverse order: the vectors are swapped in first, then top_n.
