@@ -43,9 +43,14 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
         # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
-    clicks = samples.columns(clicks, config.features)
+    clicks = samples.columns(clicks, config.features, *_order(ctx))
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+
+
+def _order(ctx: Context) -> list[str]:
+    """The column that orders clicks of one time, where the log has one."""
+    return ["position"] * bool(ctx.config.input.columns.order)
 
 
 def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
@@ -141,7 +146,7 @@ def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame
     """Rows of schemas.segments, from clicks in which `is_target` marks the targets."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks = samples.columns(clicks, features, "is_target")
+    clicks = samples.columns(clicks, features, "is_target", *_order(ctx))
     return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recall_lib.config import Feature, Input, ItemFeature
 from recall_lib.log import values
@@ -56,7 +57,7 @@ def _batch(batch: Batch, source: str, columns: dict[str, pa.Array], fates: _Fate
     raw[rows] = batch.texts(rows)
     more = len(batch.others)
     texts = pa.array([*raw, *(text for _, text in batch.others)], _STRING)
-    sources = pa.array(np.where(texts.is_valid().to_numpy(zero_copy_only=False), source, None), _STRING)
+    sources = pc.if_else(texts.is_valid(), pa.scalar(source), pa.scalar(None, _STRING))
     own = columns | also
     if more:
         own = {name: pa.concat_arrays([array, pa.nulls(more, array.type)]) for name, array in own.items()}

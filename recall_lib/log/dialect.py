@@ -44,7 +44,8 @@ class Dialect:
         """The fields of a record without its line end; None: it ends inside quotes."""
         if not self.quote or self.quote not in line:
             return line.split(self.sep)
-        quoted, found, at = self._quoted(), [], 0
+        found: list[bytes] = []
+        quoted, at = self._quoted(), 0
         while True:
             value = b""
             if line.startswith(self.quote, at):

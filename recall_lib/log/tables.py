@@ -238,7 +238,7 @@ def _text(place: Place, form: str, file: Any, options: Mapping[str, str], header
         return replace(found, names=names, many_lines=many or over_lines)
     if form == "csv" and sample:
         shown = {"sep": "\t"} if ".tsv" in place.name.lower() and "delimiter" not in options else {}
-        dialect = detect(sample, shown | options, header)
+        dialect = detect(sample, {**shown, **options}, header)
         return replace(found, names=dialect.names, dialect=dialect, many_lines=many or has_breaks(sample, dialect))
     return found
 

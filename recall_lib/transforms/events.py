@@ -227,7 +227,7 @@ def account_of_entries(entries: DataFrame, settings: Input, label: str) -> dict[
     Raises:
         DataRefused: more than max_reject_share of its rows were rejected.
     """
-    counts = dict(entries.groupBy(FATE).agg(F.count(F.lit(1))).collect())
+    counts: dict[str, int] = dict(entries.groupBy(FATE).agg(F.count(F.lit(1))).collect())
     reasons = {fate: n for fate, n in sorted(counts.items()) if fate not in (KEPT, BLANK)}
     rows = sum(counts.values())
     check_share(sum(reasons.values()), rows, reasons, settings, label)

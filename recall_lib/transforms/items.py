@@ -33,20 +33,19 @@ def newest_features(clicks: DataFrame, features: Features) -> DataFrame:
     return known.groupBy("item_index").agg(newest.alias("newest")).select("item_index", "newest.*")
 
 
-def recency_prior(clicks: DataFrame, items: DataFrame, dt: str, recency: Recency) -> DataFrame:
+def recency_prior(clicks: DataFrame, items: DataFrame, end: int, recency: Recency) -> DataFrame:
     """`items` with `prior`, a double: log(d + .01) - .5 log((n + 1) / (life + 1)) + .25 log(share + .00001).
 
-    d: the item's clicks, each halved for every `half_life_hours` before dt 00:00 UTC; n: all its clicks; life: hours since
+    d: the item's clicks, each halved for every `half_life_hours` before dt begins; n: all its clicks; life: hours since
     the first, at most 1000; share: of the feature's value in the clicks of about the last four days (half-life 96 h).
 
     Args:
         clicks: encoded events before dt.
         items: what `newest_features` gives.
-        dt: the day.
+        end: µs since 1970 at which dt begins.
         recency: settings.
     """
-    end = F.unix_micros(F.to_timestamp(F.lit(dt), "yyyy-MM-dd"))
-    hours = (end - F.unix_micros("event_ts")) / F.lit(3.6e9)
+    hours = (F.lit(end) - F.unix_micros("event_ts")) / F.lit(3.6e9)
 
     def decayed(half_life: float) -> Column:
         return F.sum(F.round(F.pow(F.lit(2.0), -hours / F.lit(half_life)) * _UNIT).cast("long"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from recall_lib.config import Input
 from recall_lib.transforms.holdout import click_order
 
 ALL, RECENT = "all", "recent"
@@ -12,17 +13,17 @@ ALL, RECENT = "all", "recent"
 RECENT_CLICKS = 10
 
 
-def recent_clicks(clicks: DataFrame, dt: str, ordering: str, hours: float) -> DataFrame:
-    """Clicks of the last `hours` before dt 00:00 UTC; with ordering `position` each user's last 10.
+def recent_clicks(clicks: DataFrame, dt: str, settings: Input, hours: float) -> DataFrame:
+    """Clicks of the last `hours` before dt begins; with ordering `position` each user's last 10.
 
     Args:
         clicks: clicks before dt; with ordering `position` also with `tie`.
     """
-    if ordering == "position":
+    if settings.ordering == "position":
         newest = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
         return clicks.withColumn("nth", newest).where(F.col("nth") <= RECENT_CLICKS).drop("nth")
-    end = F.unix_micros(F.to_timestamp(F.lit(dt), "yyyy-MM-dd"))
-    return clicks.where(F.unix_micros("event_ts") >= end - F.lit(round(hours * 3_600_000_000)))
+    first = settings.day_begins(dt) - round(hours * 3_600_000_000)
+    return clicks.where(F.unix_micros("event_ts") >= F.lit(first))
 
 
 def count_items(clicks: DataFrame, items: DataFrame) -> DataFrame:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recall_lib.config import Features
+from recall_lib.config import Features, Input
 from recall_lib.store import schemas
 from recall_lib.transforms import popular as transform
 from recall_lib.transforms.holdout import tie_breaker
@@ -39,7 +39,7 @@ def test_hottest_overall_and_of_late(spark, ordering):
     else:
         own = {user: sorted((clock, item.encode(), item) for u, item, clock in clicks if u == user) for user, *_ in clicks}
         late = [item for clicked in own.values() for *_, item in clicked[-10:]]
-    recent = transform.recent_clicks(frame, DT, ordering, 1.0)
+    recent = transform.recent_clicks(frame, DT, Input(ordering=ordering), 1.0)
     for window, log, expected in (
         (transform.ALL, frame, [item for _, item, _ in clicks]),
         (transform.RECENT, recent, late),
