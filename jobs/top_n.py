@@ -35,11 +35,11 @@ def run(ctx: Context) -> None:
     allowed, made_from, facts = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
-    histories, inputs = read_histories(ctx)
+    users, counts = listed_users(ctx)
+    histories, inputs = read_histories(ctx, users if counts else None)
     inputs["models"] = model.digest
     made_from |= inputs | {"index": index.digest, "popular": popular}
     # Counted apart from the work on them: the audits compare the two.
-    users, counts = listed_users(ctx)
     facts |= serving.stamp | counts | {"users_in": users.count()}
     tables = [TOP_N, TOP_N_USER_ID] if settings.user_id_only else [TOP_N]
     with ExitStack() as stack:

@@ -19,6 +19,7 @@ from recall_lib.log.dialect import LONGEST_RECORD, Dialect
 from recall_lib.process.errors import DataRefused
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r|\A[\r\n]")
 _LONGEST_LINE = 64 << 20
 _STAND_IN = b"\x1f"  # for a separator of several bytes, in blocks that do not hold it
 
@@ -40,8 +41,10 @@ def read(chunks: Iterable[bytes], dialect: Dialect, wanted: Sequence[str]) -> It
         cut = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1  # the last \r may be half of a line end
         if not cut:
             rest = data
-            if len(rest) > _LONGEST_LINE:
-                raise DataRefused(f"a line is longer than {_LONGEST_LINE >> 20} MiB")
+            if len(rest) > _BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r|\A[\r\n]")
+_LONGEST_LINE:
+                raise DataRefused(f"a line is longer than {_BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r|\A[\r\n]")
+_LONGEST_LINE >> 20} MiB")
             continue
         batch, left = _parsed(data[:cut], dialect, wanted, last=False)
         rest = left + data[cut:]
@@ -100,7 +103,13 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
         return None
     odd = np.array(invalid, np.int64) - 1
     others, rescued = _sorted_out([lines[n] for n in odd], dialect)
-    kept = np.delete(np.arange(len(lines)), odd) if len(odd) else range(len(lines))
+    kept: Sequence[int] = range(len(lines))
+    if len(odd):
+        kept = np.delete(np.arange(len(lines)), odd)
+    if _BLANK_LINE.search(block):  # for pyarrow a row of empty values
+        is_row = np.array([len(lines[n]) > 0 for n in kept])
+        others += [(BLANK, "")] * int((~is_row).sum())
+        table, kept = table.filter(pa.array(is_row)), np.asarray(kept)[is_row]
     columns = {name: _column(table, names[place], [row[place] for _, row in rescued]) for name, place in places.items()}
 
     def texts(rows: Iterable[int]) -> list[str]:
@@ -129,8 +138,11 @@ def _sorted_out(lines: Iterable[bytes], dialect: Dialect) -> tuple[list[tuple[st
 
 
 def _fits(fields: list[bytes] | None, dialect: Dialect) -> bool:
+    """Whether a row has as many fields as the header; one separator more or less at the end makes no difference."""
     columns = len(dialect.names)
-    return fields is not None and (len(fields) == columns or (len(fields) == columns + 1 and not fields[-1]))
+    if fields is None or len(fields) == columns:
+        return fields is not None
+    return (len(fields) == columns + 1 and not fields[-1]) or (len(fields) == columns - 1 > 0 and not dialect.names[-1])
 
 
 class _Lines:
@@ -162,13 +174,12 @@ def _by_line(block: bytes, dialect: Dialect, wanted: Sequence[str], last: bool) 
     others: list[tuple[str, str]] = []
     at, left = 0, b""
     while at < len(block):
-        end = _LINE_END.search(block, at)
-        stop, after = (end.start(), end.end()) if end else (len(block), len(block))
+        stop, after = next(_LINE_END.finditer(block, at)).span()
         line = block[at:stop]
         fields = dialect.fields(line)
         if fields is None and dialect.breaks:
-            stop, after = _record_end(block, at, after, dialect)
-            if stop == len(block) and not last:
+            stop, after = _record_end(block, at, dialect, last)
+            if not after:
                 left = block[at:]
                 break
             line = block[at:stop]
@@ -185,24 +196,23 @@ def _by_line(block: bytes, dialect: Dialect, wanted: Sequence[str], last: bool) 
     return _batch(columns, len(rows), wanted, lambda some: [readable(lines[n]) for n in some], others), left
 
 
-def _record_end(block: bytes, at: int, after: int, dialect: Dialect) -> tuple[int, int]:
+def _record_end(block: bytes, at: int, dialect: Dialect, last: bool) -> tuple[int, int]:
     """Where the record of a line that ends inside quotes ends, before and after its line end.
 
-    That is the line's own end if no lines together are a record, and the block's end if the record goes on beyond it.
+    That is the line's own end if no lines together are a record, and (0, 0) if the record may end in the next block.
     """
-    line_end = _LINE_END.search(block, at)
-    alone = (line_end.start(), line_end.end()) if line_end else (len(block), len(block))
-    while after < len(block):
-        end = _LINE_END.search(block, after)
-        stop, following = (end.start(), end.end()) if end else (len(block), len(block))
-        if stop - at > LONGEST_RECORD:
-            return alone
-        if dialect.quote in block[after:stop]:
-            fields = dialect.fields(block[at:stop])
+    ends = _LINE_END.finditer(block, at)
+    first = next(ends).span()
+    before = first[1]
+    for end in ends:
+        if end.start() - at > LONGEST_RECORD:
+            return first
+        if dialect.quote in block[before : end.start()]:
+            fields = dialect.fields(block[at : end.start()])
             if fields is not None:
-                return (stop, following) if _fits(fields, dialect) else alone
-        after = following
-    return (len(block), len(block)) if len(block) - at < LONGEST_RECORD else alone
+                return end.span() if _fits(fields, dialect) else first
+        before = end.end()
+    return first if last or len(block) - at > LONGEST_RECORD else (0, 0)
 
 
 def _places(dialect: Dialect, wanted: Sequence[str]) -> dict[str, int]:

@@ -92,13 +92,13 @@ def detect(sample: bytes, options: Mapping[str, str], names: Sequence[str] | Non
     )
     rows = [line for line in lines if not told.is_no_row(line)][:_ROWS]
     if not rows:
-        return replace(told, names=tuple(names or ()))
+        return replace(told, names=tuple(names or ()), skip=bom)
     ways = [told] if sep else [replace(told, sep=one) for one in _SEPARATORS]
     if "escape" not in options and told.quote and any(b"\\" + told.quote in line for line in rows):
         ways += [replace(way, escape=b"\\") for way in ways]
     chosen = max(ways, key=lambda way: _fit(way, rows, names))
     if names is not None:
-        return replace(chosen, names=tuple(names))
+        return replace(chosen, names=tuple(names), skip=bom)
     head = rows[0]
     found = [field.decode("utf-8", "replace") for field in chosen.fields(head) or [head]]
     widths = Counter(len(fields) for line in rows[1:] if (fields := chosen.fields(line)) and not fields[-1])

@@ -122,7 +122,7 @@ def _glob(fs: Any, folder: str, parts: list[str]) -> Iterator[str]:
             yield folder
         return
     part, *rest = parts
-    literal = _joined(folder or ("/" if _is_local(fs) else ""), part)
+    literal = f"/{part}" if not folder and _is_local(fs) else _joined(folder, part)
     if part != "**" and (not set(part) & set("*?[") or fs.exists(literal)):
         yield from _glob(fs, literal, rest)
     elif fs.isdir(folder or "/"):

@@ -42,7 +42,11 @@ def read(chunks: Iterable[bytes], many_lines: bool, wanted: Sequence[str]) -> It
 
 
 def sniff(sample: bytes) -> tuple[tuple[str, ...], bool]:
-    """The keys of a file's first rows, and whether its rows take several lines."""
+    """The keys of a file's first rows, and whether its rows take several lines.
+
+    Raises:
+        DataRefused: there are lines, and none holds JSON.
+    """
     lines = sample.removeprefix(codecs.BOM_UTF8).splitlines()
     found = [rows for line in lines if line.strip() and (rows := _rows(line.decode("utf-8", "replace"))) is not None]
     starts = sample.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
@@ -50,6 +54,8 @@ def sniff(sample: bytes) -> tuple[tuple[str, ...], bool]:
     many = (starts == b"[" and _rows(first.decode("utf-8", "replace")) is None) or (starts == b"{" and not found)
     if many:
         found = [[row] for row, _ in _Scanner().scan(sample.decode("utf-8", "replace"))]
+    if first and not found:
+        raise DataRefused("its first lines hold no JSON object")
     return tuple(dict.fromkeys(key for rows in found for row in rows if isinstance(row, dict) for key in row)), many
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.orc as orc
@@ -117,7 +116,10 @@ class Table:
         """
         said: list[str] = []
         missing = sorted({need.column for need in needs} - self.columns)
-        if missing and not any(file.form == "json" for file in self.files):
+        if any(file.form == "json" for file in self.files):  # whose first rows may lack a key that others have
+            said += [f"the first rows of {self.label} have no {name!r}" for name in missing]
+            missing = sorted({need.column for need in needs if need.is_required and need.column in missing})
+        if missing:
             raise DataRefused(
                 f"{self.label} has no column {missing}; it has {sorted(self.columns)}: map them in input.columns, "
                 "input.item_columns or features.*.column"
@@ -175,12 +177,16 @@ def open_table(settings: Input, path: str, label: str, form: str | None = None, 
     ignored = sorted(name for name in settings.option if all(name not in OPTIONS[one] for one in forms))
     if ignored and path == settings.clicks:
         raise DataRefused(f"input.options {ignored} cannot be used for {'/'.join(sorted(forms))} files: remove them")
+    if header is not None and forms != {"csv"}:
+        raise DataRefused(
+            f"{label} has no header line to replace: remove its `header` from the config, or set input.file_format"
+        )
 
     def look(place: Place) -> File:
         kind = form or format_of(place.name) or ""
-        with reading(place), place.fs.open(place.path, "rb") as file:
+        with reading(place):
             columnar = kind in ("parquet", "orc")
-            return _columnar(place, kind, file) if columnar else _text(place, kind, file, settings.option, header)
+            return _columnar(place, kind) if columnar else _text(place, kind, settings.option, header)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         files = tuple(file for file in pool.map(look, places) if not file.is_empty)
@@ -203,34 +209,26 @@ def reading(place: Place) -> Iterator[None]:
         ) from None
 
 
-def _columnar(place: Place, form: str, file: Any) -> File:
-    if form == "orc":
-        stripes = orc.ORCFile(file)
-        schema, groups = stripes.schema, tuple([place.size // max(stripes.nstripes, 1)] * stripes.nstripes)
-    else:
-        footer = pq.ParquetFile(file)
-        schema = footer.schema_arrow
-        groups = tuple(footer.metadata.row_group(n).total_byte_size for n in range(footer.num_row_groups))
+def _columnar(place: Place, form: str) -> File:
+    with place.fs.open(place.path, "rb") as file:
+        if form == "orc":
+            stripes = orc.ORCFile(file)
+            schema, groups = stripes.schema, tuple([place.size // max(stripes.nstripes, 1)] * stripes.nstripes)
+        else:
+            footer = pq.ParquetFile(file)
+            schema = footer.schema_arrow
+            groups = tuple(footer.metadata.row_group(n).total_byte_size for n in range(footer.num_row_groups))
     types = dict(zip(schema.names, schema.types, strict=True))
     return File(place, form, tuple(schema.names), types, groups=groups)
 
 
-def _text(place: Place, form: str, file: Any, options: Mapping[str, str], header: Sequence[str] | None) -> File:
-    head = file.read(16)
+def _text(place: Place, form: str, options: Mapping[str, str], header: Sequence[str] | None) -> File:
+    with place.fs.open(place.path, "rb") as file:
+        head = file.read(16)
     codec = streams.codec_of(place.name, head)
-    file.seek(0)
-    encoding = options.get("encoding", options.get("charset"))
-    if not encoding:
-        text = head if codec is None else next(streams.read_text(file, codec, "utf-8", size=16), b"")
-        encoding = streams.encoding_of(text) or "utf-8"
-        file.seek(0)
-    encoding = codecs.lookup(encoding).name
-    sample = b""
-    for chunk in streams.read_text(file, codec, encoding, size=_SAMPLE):
-        sample += chunk
-        if len(sample) > _SAMPLE:
-            sample = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1 or _SAMPLE]
-            break
+    told = options.get("encoding", options.get("charset"))
+    encoding = codecs.lookup(told or streams.encoding_of(_sample(place, codec, "utf-8", 16)) or "utf-8").name
+    sample = _sample(place, codec, encoding, _SAMPLE)
     many = options.get("multiline", "").lower() == "true"
     found = File(place, form, codec=codec, encoding=encoding, is_empty=not sample)
     if form == "json" and sample:
@@ -241,6 +239,17 @@ def _text(place: Place, form: str, file: Any, options: Mapping[str, str], header
         dialect = detect(sample, {**shown, **options}, header)
         return replace(found, names=dialect.names, dialect=dialect, many_lines=many or has_breaks(sample, dialect))
     return found
+
+
+def _sample(place: Place, codec: str | None, encoding: str, size: int) -> bytes:
+    """The first lines of a file, as UTF-8: about so many bytes."""
+    sample = b""
+    with place.fs.open(place.path, "rb") as file:
+        for chunk in streams.read_text(file, codec, encoding, size=size):
+            sample += chunk
+            if len(sample) > size:
+                return sample[: sample.rfind(b"\n", 0, size) + 1 or size]
+    return sample
 
 
 def divide(table: Table, tasks: int) -> list[list[Piece]]:

@@ -20,8 +20,6 @@ _CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
-    "spark.sql.csv.parser.columnPruning.enabled": "false",  # otherwise rows with too few fields do not count as malformed
-    "spark.sql.legacy.codingErrorAction": "true",  # Spark 4: undecodable bytes are replaced (and rejected by us), not fatal
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics to skip row groups by
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",

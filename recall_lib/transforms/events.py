@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from recall_lib.config import Features, Input, ItemFeature
+from recall_lib.config import Feature, Features, Input, ItemFeature
 from recall_lib.log.batch import BLANK
 from recall_lib.log.clicks import DATE_ONLY, DAY, FATE, FLOAT_LIKE_ID, KEPT, LOOKS_LIKE, NOT_CLICKED, NOTES, PLACE, RAW, SOURCE
 from recall_lib.process.errors import DataRefused, NoInput
@@ -46,10 +46,14 @@ def item_table(entries: DataFrame, features: list[ItemFeature]) -> DataFrame:
 
     def first_known(feature: ItemFeature) -> Column:
         value = F.col(feature.name)
-        is_known = F.size(value) > 0 if feature.multi else value.isNotNull()
-        return F.min_by(value, F.when(is_known, F.struct(PLACE, value))).alias(feature.name)
+        return F.min_by(value, F.when(_is_known(feature), F.struct(PLACE, value))).alias(feature.name)
 
     return entries.where(F.col(FATE) == KEPT).groupBy("item_id").agg(*map(first_known, features))
+
+
+def _is_known(feature: Feature) -> Column:
+    value = F.col(feature.name)
+    return F.coalesce(F.size(value), F.lit(0)) > 0 if isinstance(feature, ItemFeature) and feature.multi else value.isNotNull()
 
 
 def known_items(clicks: DataFrame, table: DataFrame) -> dict[str, int]:
@@ -152,7 +156,7 @@ def user_bucket(buckets: int = 64) -> Column:
     return F.pmod(F.xxhash64("user_id"), F.lit(buckets))
 
 
-def account(judged: DataFrame, clicks: DataFrame, settings: Input) -> tuple[dict[str, int], list[str]]:
+def account(judged: DataFrame, clicks: DataFrame, settings: Input, features: Features) -> tuple[dict[str, int], list[str]]:
     """{in, kept, duplicate, not_clicked, not_in_window, blank, rejected_<reason>}, and what to warn of.
 
     `in` is the sum of the others, in rows or lines; blank stands there only if there are blank lines.
@@ -165,8 +169,10 @@ def account(judged: DataFrame, clicks: DataFrame, settings: Input) -> tuple[dict
     copies = F.col("_copies") if of_lines else F.lit(1)
     undated = (F.col(DAY).isNull() if DAY in judged.columns else F.lit(True)).alias("undated")
     notes, looks_like = (F.lit(0), F.lit(None)) if of_lines else (F.col(NOTES), F.col(LOOKS_LIKE))
-    marks = [F.coalesce(F.sum((notes.bitwiseAND(bit) > 0).cast("int")), F.lit(0)).alias(name) for name, bit in _BITS.items()]
-    counted = [F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies"), *marks]
+    marks = {name: (notes.bitwiseAND(bit) > 0).cast("int") for name, bit in _BITS.items()}
+    marks |= {} if of_lines else {f"values of {f.name}": _is_known(f).cast("int") for f in (*features.user, *features.item)}
+    sums = [F.coalesce(F.sum(mark), F.lit(0)).alias(name) for name, mark in marks.items()]
+    counted = [F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies"), *sums]
     groups = judged.groupBy(FATE, undated, looks_like.alias("looks_like")).agg(*counted).collect()
     total = sum(group.copies for group in groups)
     if total == sum(group.copies for group in groups if group[FATE] == BLANK):
@@ -190,7 +196,7 @@ def account(judged: DataFrame, clicks: DataFrame, settings: Input) -> tuple[dict
     drops = {DUPLICATE: duplicates, NOT_CLICKED: counts.get(NOT_CLICKED, 0), NOT_IN_WINDOW: counts.get(NOT_IN_WINDOW, 0)}
     drops |= {BLANK: counts[BLANK]} if BLANK in counts else {}
     found = {"in": total, KEPT: counts.get(KEPT, 0), **drops, **{f"rejected_{reason}": n for reason, n in reasons.items()}}
-    return found, _warnings({name: sum(group[name] for group in groups) for name in _BITS}, total)
+    return found, _warnings({name: sum(group[name] for group in groups) for name in marks}, total)
 
 
 _BITS = {"float_like": FLOAT_LIKE_ID, "dates": DATE_ONLY}
@@ -202,7 +208,8 @@ def _warnings(marks: dict[str, int], rows: int) -> list[str]:
         said.append(f"{marks['float_like']} of {rows} rows have an id such as 123.0, which is a text here and not the id 123")
     if marks["dates"] > _DATES * rows:
         said.append(f"{marks['dates']} of {rows} times have no time of day: a user's clicks of a day have no order")
-    return said
+    empty = [name.removeprefix("values of ") for name, n in marks.items() if name.startswith("values of ") and not n]
+    return said + [f"no row has a value of feature {name}: check its column in the config" for name in empty]
 
 
 def tied_times(clicks: DataFrame, rows: int) -> list[str]:
