@@ -41,10 +41,8 @@ def read(chunks: Iterable[bytes], dialect: Dialect, wanted: Sequence[str]) -> It
         cut = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1  # the last \r may be half of a line end
         if not cut:
             rest = data
-            if len(rest) > _BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r|\A[\r\n]")
-_LONGEST_LINE:
-                raise DataRefused(f"a line is longer than {_BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r|\A[\r\n]")
-_LONGEST_LINE >> 20} MiB")
+            if len(rest) > _LONGEST_LINE:
+                raise DataRefused(f"a line is longer than {_LONGEST_LINE >> 20} MiB")
             continue
         batch, left = _parsed(data[:cut], dialect, wanted, last=False)
         rest = left + data[cut:]
