@@ -64,6 +64,8 @@ def _batches(opened: Any, piece: Piece, wanted: Sequence[str]) -> Iterator[Batch
 
 def of_columns(rows: pa.RecordBatch, wanted: Sequence[str]) -> Batch:
     """A batch of Parquet, ORC or a catalog table; the text of a row is a JSON object of the wanted columns that it has."""
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # few functions of Arrow take these
+    rows = rows.cast(pa.schema([field.with_type(views.get(field.type, field.type)) for field in rows.schema]))
     columns = {name: rows.column(name) if name in rows.schema.names else pa.nulls(rows.num_rows) for name in wanted}
 
     def texts(some: Iterable[int]) -> list[str]:

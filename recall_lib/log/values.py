@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -92,7 +92,8 @@ def texts(values: pa.Array) -> Texts:
 
 def known(text: pa.Array, nulls: pa.Array) -> pa.Array:
     """The texts, null where they are one of `nulls` or blank."""
-    unknown = pc.or_(pc.is_in(text, value_set=nulls), pc.utf8_is_space(text))
+    blank = pc.or_(pc.equal(pc.binary_length(text), 0), pc.utf8_is_space(text))
+    unknown = pc.or_(pc.is_in(text, value_set=nulls), blank.fill_null(True))
     return pc.if_else(unknown, pa.scalar(None, pa.string()), text) if pc.any(unknown).as_py() else text
 
 
@@ -300,7 +301,7 @@ def _number_text(text: str) -> str | None:
 
 
 def _micros_of_numbers(text: pa.Array, factor: Decimal) -> pa.Array:
-    whole = pc.match_substring_regex(text, r"^\d{1,18}$")
+    whole = pc.match_substring_regex(text, r"^(\d{1,18}|[1-8]\d{18})$")
     units = pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64())
     if factor < 1:
         micros = pc.divide(units, int(1 / factor))
@@ -318,7 +319,7 @@ def _micros(text: str, factor: Decimal) -> int | None:
     if not re.match(_NUMBER, text):
         return None
     micros = Decimal(text) * factor
-    return int(micros.to_integral_value(ROUND_HALF_UP)) if micros.adjusted() < 18 else None
+    return int(micros.to_integral_value(ROUND_HALF_UP if factor >= 1 else ROUND_FLOOR)) if micros.adjusted() < 18 else None
 
 
 def _micros_of_timestamps(values: pa.Array, settings: Input) -> pa.Array:

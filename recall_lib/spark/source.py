@@ -54,7 +54,8 @@ def read(spark: SparkSession, table: Table, mapping: Mapping) -> DataFrame:
     schema = from_arrow_schema(mapping.schema)
     first = table.files[0]
     if first.form == "table":
-        columns = [F.col("`" + name.replace("`", "``") + "`") for name in wanted]
+        # Under names of our own: mapInArrow cannot take a name with a dot or a backtick.
+        columns = [F.col("`" + name.replace("`", "``") + "`").alias(f"c{n}") for n, name in enumerate(wanted)]
         work = partial(_map_rows, source=first.place.path, mapping=mapping, wanted=wanted)
         return map_batches(spark.table(first.place.path).select(*columns), work, schema)
     tasks = divide(table, int(spark.conf.get("spark.sql.shuffle.partitions") or 1))
@@ -79,4 +80,4 @@ def _read_pieces(
 
 def _map_rows(batches: Batches, source: str, mapping: Mapping, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield mapping.map(readers.of_columns(batch, wanted), source, None)
+        yield mapping.map(readers.of_columns(batch.rename_columns(wanted), wanted), source, None)
