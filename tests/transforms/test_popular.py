@@ -51,3 +51,12 @@ def test_hottest_overall_and_of_late(spark, ordering):
         assert [(row["item_id"], row["count"]) for row in found] == best
         assert [(row["window"], row["rank"]) for row in found] == [(window, rank) for rank in range(1, len(found) + 1)]
     assert any(item == "unknown" for item in late)
+
+
+def test_the_last_hours_end_where_dt_begins(spark):
+    settings = Input(timezone="Asia/Tokyo", day_starts_at="06:00")
+    begins = datetime(2024, 3, 4, 21, tzinfo=UTC)  # 06:00 of 5 March in Tokyo
+    frame = spark.createDataFrame(
+        [("u", begins - timedelta(minutes=m)) for m in (1, 59, 61)], "user_id string, event_ts timestamp"
+    )
+    assert transform.recent_clicks(frame, DT, settings, 1.0).count() == 2
