@@ -42,7 +42,7 @@ def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     try:
         days = _days(ctx, transform.days_of(judged, settings.ordering), backfill, also)
         judged = transform.assign_days(judged, settings.ordering, ctx.dt, days)
-        clicks = transform.kept_clicks(judged, settings, features).persist()
+        clicks = transform.kept_clicks(judged, items, settings, features).persist()
         account, warnings = transform.account(judged, clicks, settings, features)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
         if settings.ordering == "time":

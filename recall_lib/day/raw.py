@@ -34,7 +34,7 @@ def read_log(ctx: Context) -> tuple[DataFrame, DataFrame | None, dict[str, Any]]
     entries = _read(ctx, table, Entries(settings, settings.item_columns.item_id, "item_id", "no_item", of_table)).persist()
     items = transform.item_table(entries, list(of_table)).persist()
     facts = {"item_table": _counted(ctx, entries, "the item table")}
-    return transform.with_item_table(clicks, items, features), items, facts
+    return clicks, items, facts
 
 
 def read_ids(ctx: Context, path: str, column: str, name: str, setting: str) -> tuple[DataFrame, dict[str, int]]:

@@ -23,17 +23,10 @@ UNKNOWN_ITEMS = 0.5  # below this share of the items the ids of log and item tab
 _COUNTED = 1_000_000
 
 
-def with_item_table(clicks: DataFrame, table: DataFrame, features: Features) -> DataFrame:
-    """The mapped rows of a log with the features that the item table holds.
-
-    Args:
-        clicks: rows of log.clicks.Clicks.
-        table: what `item_table` gives.
-        features: all of them; an item that the table lacks has an empty list, and null for a single value.
-    """
-    joined = clicks.join(table, "item_id", "left")
+def _with_items(clicks: DataFrame, items: DataFrame, features: Features) -> DataFrame:
+    """Clicks with the features of the item table; an item that it lacks has an empty list, and null for a single value."""
     lists = {f.name: F.coalesce(f.name, F.array().cast("array<string>")) for f in features.item if f.multi}
-    return joined.withColumns(lists).select(*schemas.events(features).names, *(c for c in clicks.columns if c.startswith("_")))
+    return clicks.join(items, "item_id", "left").withColumns(lists)
 
 
 def item_table(entries: DataFrame, features: list[ItemFeature]) -> DataFrame:
@@ -138,11 +131,14 @@ def assign_days(judged: DataFrame, ordering: str, dt: str, days: list[str]) -> D
     return judged.withColumn("dt", F.coalesce(DAY, F.lit(dt)))
 
 
-def kept_clicks(judged: DataFrame, settings: Input, features: Features) -> DataFrame:
-    """The events columns and dt, each click once."""
+def kept_clicks(judged: DataFrame, items: DataFrame | None, settings: Input, features: Features) -> DataFrame:
+    """The events columns and dt, each click once; `items` is the item table, if features are read from it."""
     if settings.format == "sessions":
         return _clicks_of_lines(judged, features, settings.nulls)
-    return judged.where(F.col(FATE) == KEPT).select(*schemas.events(features).names, "dt").distinct()
+    clicks = judged.where(F.col(FATE) == KEPT)
+    if items is not None:
+        clicks = _with_items(clicks, items, features)
+    return clicks.select(*schemas.events(features).names, "dt").distinct()
 
 
 def rejects(judged: DataFrame) -> DataFrame:
@@ -170,7 +166,8 @@ def account(judged: DataFrame, clicks: DataFrame, settings: Input, features: Fea
     undated = (F.col(DAY).isNull() if DAY in judged.columns else F.lit(True)).alias("undated")
     notes, looks_like = (F.lit(0), F.lit(None)) if of_lines else (F.col(NOTES), F.col(LOOKS_LIKE))
     marks = {name: (notes.bitwiseAND(bit) > 0).cast("int") for name, bit in _BITS.items()}
-    marks |= {} if of_lines else {f"values of {f.name}": _is_known(f).cast("int") for f in (*features.user, *features.item)}
+    of_log = [] if of_lines else [f for f in (*features.user, *features.item) if f.name in judged.columns]
+    marks |= {f"values of {f.name}": _is_known(f).cast("int") for f in of_log}
     sums = [F.coalesce(F.sum(mark), F.lit(0)).alias(name) for name, mark in marks.items()]
     counted = [F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies"), *sums]
     groups = judged.groupBy(FATE, undated, looks_like.alias("looks_like")).agg(*counted).collect()
