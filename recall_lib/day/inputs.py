@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from recall_lib.datasets import other_settings
 from recall_lib.day.context import Context
@@ -24,14 +25,19 @@ from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
+from recall_lib.transforms.samples import Work
 from recall_lib.transforms.vocab import encode, known_items
 
 
-def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
-    """One row per user (schemas.segments), from the clicks before dt, and the inputs' digests.
+def map_histories(
+    ctx: Context, work: Work, schema: StructType, users: DataFrame | None = None
+) -> tuple[DataFrame, dict[str, str]]:
+    """What `work` makes of the users' histories before dt, one row per user of schemas.segments, and the inputs' digests.
 
     Args:
         ctx: the day's context.
+        work: see transforms.samples.map_histories.
+        schema: of the rows that `work` yields.
         users: some of `listed_users`; None: all of them. A user without clicks has an empty history and unknown features.
     """
     config = ctx.config
@@ -46,7 +52,8 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     clicks = samples.columns(clicks, config.features)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
-    return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+    partitions = partitions_of_history(ctx)
+    return samples.map_histories(clicks, partitions, config.features, config.samples, work, schema), inputs
 
 
 def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from recall_lib.config import Features, Samples
 from recall_lib.samples import build
@@ -15,6 +16,8 @@ from recall_lib.samples.build import Recipe
 from recall_lib.spark.grouping import map_users
 from recall_lib.spark.writing import WRITTEN, write_files
 from recall_lib.store import schemas
+
+Work = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
@@ -58,8 +61,22 @@ def samples_of_day(clicks: DataFrame, partitions: int, features: Features, setti
     return map_users(clicks, partitions, rows, schemas.segments(features))
 
 
-def histories(clicks: DataFrame, partitions: int, features: Features, settings: Samples) -> DataFrame:
-    """schemas.segments: every user's history and newest user features, no start token and no target (inference)."""
-    return map_users(
-        clicks, partitions, partial(build.histories, features=features, settings=settings), schemas.segments(features)
-    )
+def map_histories(
+    clicks: DataFrame, partitions: int, features: Features, settings: Samples, work: Work, schema: StructType
+) -> DataFrame:
+    """What `work` makes of every user's history and newest user features, in the executors.
+
+    Args:
+        clicks: `columns`.
+        partitions: of the result.
+        features: that the clicks were encoded for.
+        settings: of the samples.
+        work: gets batches of schemas.segments: a row per user, no start token and no target. It runs in the process that
+            makes them, so the histories are not sent to Spark and back.
+        schema: of the rows that `work` yields.
+    """
+
+    def kernel(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        return work(build.histories(table, features, settings))
+
+    return map_users(clicks, partitions, kernel, schema)
