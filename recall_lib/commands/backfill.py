@@ -34,13 +34,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recall_lib import datasets
 from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.day.job import context, run_alone
 from recall_lib.process import children, messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, RecallError, UsageError
+from recall_lib.store import datasets
 from recall_lib.store.tables import Tables
 
 # The states that each --reprocess takes up.

@@ -5,7 +5,7 @@
 The state of a day:
   published  every table of the pipeline is there, made from the current inputs and settings
   stale      an input has changed since, such as an earlier day's events, or a setting of a table
-             (recall_lib/datasets.py lists the settings of each)
+             (recall_lib/store/datasets.py lists the settings of each)
   failed     the last backfill of the day ended with an error
   missing    a table is not there
 
@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from recall_lib import datasets
 from recall_lib.config import Config, load_config, parse_day
-from recall_lib.datasets import DATASETS
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
-from recall_lib.store import locks
+from recall_lib.store import datasets, locks
+from recall_lib.store.datasets import DATASETS
 from recall_lib.store.digests import EMPTY_DIGEST
 from recall_lib.store.tables import Tables
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from recall_lib.datasets import other_settings
 from recall_lib.day.context import Context
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.build import TEST
@@ -18,6 +17,7 @@ from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.spark import source
 from recall_lib.spark.grouping import partitions_for
 from recall_lib.store import schemas
+from recall_lib.store.datasets import other_settings
 from recall_lib.store.digests import EMPTY_DIGEST, content_digests
 from recall_lib.store.publication import Publication
 from recall_lib.transforms import holdout, samples

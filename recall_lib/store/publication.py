@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from recall_lib.datasets import name_of
+from recall_lib.store.datasets import name_of
 from recall_lib.store.schemas import enforce
 
 StartSpark = Callable[[], SparkSession]

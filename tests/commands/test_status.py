@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from recall_lib import datasets
 from recall_lib.commands import cli
 from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Days, judge
 from recall_lib.config import Config, load_config
 from recall_lib.process import messages
-from recall_lib.store import locks
+from recall_lib.store import datasets, locks
 from recall_lib.store.digests import EMPTY_DIGEST
 
 DT = "2024-01-03"
