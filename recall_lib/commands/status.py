@@ -31,8 +31,6 @@ from recall_lib.store.digests import EMPTY_DIGEST
 from recall_lib.store.tables import Tables
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
-# What the manifests call their inputs, where that is not the publication's name.
-_INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
 _FAILED = ".failed.json"
 
@@ -88,7 +86,7 @@ class Days:
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
         others = self.others(manifests, dt)
-        state, why = judge(required, manifests, self.events, dt, failure, ordered, others)
+        state, why = state_of(required, manifests, self.events, dt, failure, ordered, others)
         if state in (PUBLISHED, STALE) and (settings := self._made_with(required, manifests)):
             state, why = STALE, "; ".join(filter(None, (why, *settings)))
         return Day(manifests, failure, state, why)
@@ -133,7 +131,7 @@ def failure_file(tables: Tables, dt: str) -> str:
     return f"{tables.root}/_backfill/dt={dt}{_FAILED}"
 
 
-def judge(
+def state_of(
     required: Sequence[str],
     manifests: Manifests,
     events: Mapping[str, str],
@@ -175,7 +173,7 @@ def _changed_inputs(
         now |= {name: others.get(f"{name}/dt={serving}", "") for name in ("vocab", "models")}
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
-    changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
+    changed = [name for name, digest in then.items() if now.get(name) != digest]
     if ordered:  # what is older than all stored clicks has passed its retention, and changes no more
         changed = [name for name in changed if not name.startswith(_EVENTS) or name >= _EVENTS + min(events, default="~")]
     if ordered and any(name < _EVENTS + dt for name in days):  # it knows all clicks before dt, or did

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemToItem, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
-MOST = CUTOFFS[-1]
+DEPTH = CUTOFFS[-1]  # items of each list
 PERSONAL = ("model", "item_knn", EASE)  # these have no recommendations for a user without history
 
 
@@ -52,10 +52,10 @@ def evaluate(
             seen = Ragged.of(seen.values[:0], np.zeros_like(seen.lengths))
         users, last = infer(towers, windows), _last_clicks(rows)
         results = {
-            "model": (items.search(users, MOST, seen)[0], items.rank(users, targets, seen)),
-            "popular": (popular.search(MOST, seen), popular.rank(targets, seen)),
-            "recent_popular": (recent.search(MOST, seen), recent.rank(targets, seen)),
-            **{name: one.search_and_rank(last, MOST, targets, seen) for name, one in by_history.items()},
+            "model": (items.search(users, DEPTH, seen)[0], items.rank(users, targets, seen)),
+            "popular": (popular.search(DEPTH, seen), popular.rank(targets, seen)),
+            "recent_popular": (recent.search(DEPTH, seen), recent.rank(targets, seen)),
+            **{name: one.search_and_rank(last, DEPTH, targets, seen) for name, one in by_history.items()},
         }
         known = np.append(0, np.cumsum(windows.history.values >= FIRST_INDEX))[windows.history.offsets]
         unknown = np.diff(known) == 0
@@ -63,7 +63,7 @@ def evaluate(
             if name in PERSONAL:
                 found[unknown], ranks[unknown] = (hottest[unknown] for hottest in results["popular"])
             tally.add(name, found, ranks)
-    yield from tally.batches()
+    yield from tally.record_batches()
 
 
 class _Tally:
@@ -80,7 +80,7 @@ class _Tally:
             counts[PADDING] = 0
             self.items[name, k] += counts
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def record_batches(self) -> Iterator[pa.RecordBatch]:
         for (name, k), counts in [*(((name, RANKS), counts) for name, counts in self.ranks.items()), *self.items.items()]:
             key = np.flatnonzero(counts)
             whose = pa.array([name] * len(key), pa.string())  # with a type, because the list may be empty

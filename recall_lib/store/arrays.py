@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
 
 
 @cache
-def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def item_counts(files: tuple[str, ...]) -> Ints:
     """Training count of each item index, int64 [items]; 0 for padding and unknown, which are never recommended.
 
     Args:
@@ -64,7 +63,7 @@ def read_item_ids(files: Sequence[str]) -> pa.Array:
     return pa.concat_arrays([pa.nulls(FIRST_INDEX, ids.type), ids])
 
 
-def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
+def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, Float32s]:
     """Ids, string [n], and vectors, float32 [n, d]: row = item index; rows 0 and 1 are null and zero.
 
     Args:
@@ -95,7 +94,7 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
     return found
 
 
-def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
+def read_priors(files: Sequence[str], items: int) -> Float64s:
     """The prior of each item index, float64 [items].
 
     An index that is not in the table gets the smallest prior, as in the exported vectors.

@@ -131,7 +131,8 @@ _ROWS = (
         key="split",
         values=("train", "validation", "test"),
         user_column="user_id",
-        # With protocol `day` the test split needs the clicks of dt, which may not be published yet.
+        # With protocol `day` the test split needs the clicks of dt, which come after the day's other tables. So a day may lack
+        # it. The job `metrics` makes it, with the code of the job `samples`, when these clicks have come or have changed.
         may_lack=lambda config: ("test",) if config.evaluation.protocol == "day" else (),
     ),
     Dataset(

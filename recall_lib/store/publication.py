@@ -46,6 +46,11 @@ class Publication:
         return name_of(self.dataset, {"dt": self.dt, **self.keys})
 
     @property
+    def name_in_day(self) -> str:
+        """Its name within its day, e.g. samples/split=train. Manifests of the same day name it so among their inputs."""
+        return name_of(self.dataset, self.keys)
+
+    @property
     def digest(self) -> str:
         """The digest of its content."""
         return self.manifest["digest"]
