@@ -50,7 +50,7 @@ class Recommendable:
             n: items per user.
             seen: items to leave out of each user's list, by their new numbers.
         """
-        found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)
+        found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)  # [B, n] each
         found[known], scores[known] = self.items.search(users[known], n, _rows(seen, known))
         found[~known] = self.popular.search(n, _rows(seen, ~known))
         scores[~known] = self.clicks[found[~known]]
@@ -135,12 +135,13 @@ def write_pass(batches: Iterable[pa.RecordBatch], *, folders: Mapping[str, str],
 
 
 def _rows(lists: Ragged, chosen: Bools) -> Ragged:
+    """The chosen lists, `chosen`: [n]."""
     return lists.slices(lists.offsets[:-1][chosen], lists.offsets[1:][chosen])
 
 
 def scored_items(found: Ints, scores: Float32s, item_ids: pa.Array) -> pa.Array:
     """Item indexes [n, k] (0: no item) and their scores [n, k], as a column of schemas.SCORED_ITEMS."""
-    there = found != PADDING
+    there = found != PADDING  # [n, k]; indexing with it gives [items found], row after row
     offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
     pairs = pa.StructArray.from_arrays([item_ids.take(pa.array(found[there])), pa.array(scores[there])], ["item_id", "score"])
     return pa.ListArray.from_arrays(pa.array(offsets), pairs)

@@ -15,7 +15,7 @@ from recall_lib.samples.ids import UNKNOWN
 from recall_lib.samples.ragged import Float32s, Ragged
 from recall_lib.samples.windows import Segments, Windows
 
-# The most rows, tokens and results in memory at once: they bound a worker's memory for every batch size of Spark.
+# The most rows, tokens and results in memory at once. They bound a worker's memory, whatever Spark's batch size.
 _ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18
 
 
@@ -47,7 +47,7 @@ def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
 
 
 def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of bounded size. `tokens`, `results`: the most that one row has."""
+    """The same rows in batches of bounded size. `tokens`, `results`: the most that one row can have."""
     size = max(1, min(_ROWS, _TOKENS // tokens, _RESULTS // results))
     for batch in batches:
         for start in range(0, batch.num_rows, size):
@@ -86,5 +86,5 @@ def infer(towers: Any, windows: Windows) -> Float32s:
 
 def list_column(vectors: Float32s) -> pa.Array:
     """[n, d] as an Arrow list column of float32."""
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]  # [n + 1]; the values: [n, d] -> [n * d]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))

@@ -71,7 +71,7 @@ def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, Float32s]:
     """
     table = _read(files, ["item_index", "item_id", "vector"])
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, -1)
+    vectors = flat.reshape(table.num_rows, -1)  # [n * d] -> [n, d]
     reserved = np.zeros((FIRST_INDEX, vectors.shape[1]), np.float32)
     ids = pa.concat_arrays([pa.nulls(FIRST_INDEX, pa.string()), table.column("item_id").combine_chunks()])
     return ids, np.concatenate([reserved, vectors])
@@ -86,6 +86,7 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
         items: number of item indexes, 0 and 1 included.
     """
     table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
+    # [items + 1]: where the list of each item index begins among the table's rows; of a missing one, where the next one begins.
     place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
     found = {}
     for name in names:
