@@ -41,7 +41,7 @@ def run(ctx: Context) -> None:
     of_items = ctx.serving.require(ctx.tables.get("vectors", ctx.dt, kind="item"))
     item_ids, vectors = read_item_vectors(of_items.files)
     users, inputs = sample_users(ctx, vectors.shape[1])
-    inputs |= {"models": ctx.serving.model.digest, "vectors/kind=item": of_items.digest}
+    inputs |= {"models": ctx.serving.model.digest, of_items.name_in_day: of_items.digest}
     if settings.factory:
         index = ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe)
         facts = {"factory": settings.factory, "nprobe": settings.nprobe} | measure(index, index.exact(), users, n)

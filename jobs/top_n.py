@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
@@ -21,6 +20,7 @@ from recall_lib.inference.shipping import ship_folder, ship_published
 from recall_lib.inference.top_n import TOP_N, TOP_N_USER_ID, VECTORS, save_recommendable, write_pass
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Ints
 from recall_lib.spark.writing import WRITTEN
 from recall_lib.store import schemas
 from recall_lib.transforms.popular import ALL
@@ -66,7 +66,7 @@ def run(ctx: Context) -> None:
         ctx.say(f"{table}: {users} users, up to {settings.n} of {allowed.sum()} items each")
 
 
-def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:
+def read_popular(ctx: Context, items: int) -> tuple[Ints, str]:
     """Clicks in popular/dt, window `all`, of each item index of the serving day, [items], and the table's digest.
 
     Raises:

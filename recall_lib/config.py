@@ -30,9 +30,10 @@ _TABLE_NAMES = {
     "negatives",
     "seen",
 }
-# Temporary columns of the transforms. If a log's column has one of these names, map it to a feature with another name.
-_WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
-RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
+# Columns that the transforms add to clicks. If a log's column has one of these names, map it to a feature with another name.
+# Temporary columns have names like `_nth`, which no feature can have.
+_ADDED_NAMES = {"tie", "order", "validates", "is_target"}
+RESERVED_NAMES = frozenset(_TABLE_NAMES | _ADDED_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
 
