@@ -22,7 +22,7 @@ def run(ctx: Context) -> None:
     protocol, features = config.evaluation.protocol, config.features
     events, inputs = ctx.history()
     newest = assign_splits(events, protocol, config.seed).persist()
-    since = first_moment(ctx.dt, config.samples.look_back_days)
+    since = first_moment(ctx.dt, config.samples.look_back_days, config.input)
     held_out = not_before(newest.where(F.col("split") != TRAIN), since)
     counts = transform.count_values(not_before(events, since), held_out, features)
     counts = transform.filter_rare(counts, features).persist()

@@ -102,14 +102,14 @@ class Users:
 
 
 def _click_order(table: pa.Table, user: Ints) -> Ints:
-    """The order of rows by user, then time or position; ties by item id bytes, then by `tie`, [rows]."""
+    """The order of rows by user, then time or position; ties by the log's own order, item id bytes, then `tie`, [rows]."""
     time = table.column("order").to_numpy()
     order = _sorted(user, time)
     user, time = user[order], time[order]
     same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
     if len(tied):
-        names = [name for name in ("item_id", "tie") if name in table.column_names]
+        names = [name for name in ("position", "item_id", "tie") if name in table.column_names]
         rows = table.select(names).take(pa.array(order[tied]))
         rows = rows.append_column("group", pa.array(np.cumsum(~np.append(False, same))[tied]))
         within = pc.sort_indices(rows, [(name, "ascending") for name in ("group", *names)])

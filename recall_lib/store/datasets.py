@@ -83,7 +83,10 @@ _IDS = (
 )
 _CLICKS = tuple(
     f"input.{key}"
-    for key in ("format", "items", "file_format", "options", "ordering", "time_unit", "columns", "item_columns.item_id")
+    for key in (
+        *("format", "items", "file_format", "options", "header", "null_values", "ordering", "time_unit", "time_format"),
+        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header"),
+    )
 )
 _HOLD_OUT = ("input.ordering", "evaluation.protocol", "seed")
 _LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
@@ -126,7 +129,7 @@ _ROWS = (
         name="samples",
         job="samples",
         inputs=("events", "vocab"),
-        settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age"),
+        settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age", "input.columns.order"),
         columns="segments",
         key="split",
         values=("train", "validation", "test"),

@@ -26,7 +26,7 @@ def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
     Args:
         clicks: encoded events with `tie`.
         marks: further columns of `clicks` that the caller needs: `validates` for `split_samples`, `is_target` for
-            `samples_of_day`, `example_age` where the log brings it.
+            `samples_of_day`, `example_age` where the log brings it, `position` where it orders clicks of one time.
     """
     names = [f"{f.name}_index" for f in (*features.user, *features.item)]
     tie = ["tie"] if names or "example_age" in marks else []  # otherwise clicks of one time and item are equal in all columns
