@@ -103,13 +103,13 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
     others, rescued = _sorted_out([lines[n] for n in odd], dialect)
     kept = np.delete(np.arange(len(lines)), odd)
     if _BLANK_LINE.search(block):  # for pyarrow a row of empty values
-        is_row = np.array([len(lines[n]) > 0 for n in kept])
+        is_row = np.array([len(lines[n]) > 0 for n in kept.tolist()])
         others += [(BLANK, "")] * int((~is_row).sum())
         table, kept = table.filter(pa.array(is_row)), kept[is_row]
     columns = {name: _column(table, names[place], [row[place] for _, row in rescued]) for name, place in places.items()}
 
     def texts(rows: Iterable[int]) -> list[str]:
-        return [readable(lines[kept[n]] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
+        return [readable(lines[int(kept[n])] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
 
     return _batch(columns, table.num_rows + len(rescued), wanted, texts, others)
 
