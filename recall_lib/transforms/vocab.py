@@ -132,7 +132,7 @@ def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame
                 column, F.transform(_known_list(feature.name), each) if multi else each(F.col(feature.name))
             )
         elif multi:
-            encoded = _encode_lists(encoded, vocab, feature.name)
+            encoded = encoded.join(_encode_lists(events, vocab, feature.name), feature.name, "left")
         else:
             encoded = encoded.join(_lookup(vocab, feature.name, feature.name), feature.name, "left")
             encoded = encoded.withColumn(column, F.coalesce(column, F.lit(UNKNOWN)))
@@ -145,15 +145,17 @@ def _lookup(vocab: DataFrame, feature: str, key: str) -> DataFrame:
 
 
 def _encode_lists(events: DataFrame, vocab: DataFrame, name: str) -> DataFrame:
-    """Each distinct list is encoded once and joined back: clicks repeat few lists."""
+    """Each distinct list of a feature with its ids: clicks repeat few lists.
+
+    The lists come from the events as they were given. From a frame that is encoded in part, the plan would double with each
+    feature.
+    """
     lists = events.select(name).distinct().withColumn("_list", _known_list(name))
     values = lists.select(name, F.posexplode("_list").alias("_place", "_value"))
     values = values.join(_lookup(vocab, name, "_value"), "_value", "left")
     entry = F.struct("_place", F.coalesce(f"{name}_index", F.lit(UNKNOWN)).alias("index"))
-    encoded = values.groupBy(name).agg(
-        F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"]).alias(f"{name}_index")
-    )
-    return events.join(encoded, name, "left")
+    ids = F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"])
+    return values.groupBy(name).agg(ids.alias(f"{name}_index"))
 
 
 def _known_list(name: str) -> Column:
