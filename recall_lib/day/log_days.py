@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from recall_lib.config import Config
@@ -27,11 +27,11 @@ def days_later(day: str, days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
 
 
-def clicks_after(day: str, log: Mapping[str, int], slack_days: int) -> tuple[int, float]:
+def clicks_after(day: str, log: Mapping[str, int], slack_days: int) -> tuple[int, int]:
     """The clicks of the days after a day, up to `slack_days` later, and those of a usual day."""
     last = days_later(day, slack_days)
     before = [clicks for other, clicks in sorted(log.items()) if other < day][-_USUAL_DAYS:]
-    return sum(n for other, n in log.items() if day < other <= last), median(before or [log.get(day, 0)])
+    return sum(n for other, n in log.items() if day < other <= last), median_low(before or [log.get(day, 0)])
 
 
 def is_complete(day: str, log: Mapping[str, int], slack_days: int) -> bool:
@@ -92,7 +92,7 @@ def remarks(tables: Tables, log: Mapping[str, int], dt: str, days: Collection[st
         later, usual = clicks_after(dt, log, slack)
         yield (
             f"{dt} is not stored, as more of it may come: in the {slack} days after it (input.slack_days) the log has {later} "
-            f"clicks, fewer than a tenth of a usual day's {usual:g}"
+            f"clicks, fewer than a tenth of a usual day's {usual}"
         )
     tomorrow = days_later(datetime.now(UTC).date().isoformat(), 1)
     if ahead := [day for day in log if day > tomorrow]:
