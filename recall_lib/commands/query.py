@@ -167,9 +167,9 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
 
 def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
     """The first n items of popular/dt, window `all`."""
-    wanted = (pc.field("window") == ALL) & (pc.field("rank") <= n)
-    parts = [read_parquet(name).filter(wanted) for name in tables.get("popular", dt).files]
-    rows = pa.concat_tables(parts).sort_by("rank").to_pylist()
+    table = pa.concat_tables([read_parquet(name) for name in tables.get("popular", dt).files])
+    wanted = pc.and_(pc.equal(table["window"], ALL), pc.less_equal(table["rank"], n))
+    rows = table.filter(wanted).sort_by("rank").to_pylist()
     return POPULAR, [{"item_id": row["item_id"], "score": row["count"]} for row in rows]
 
 

@@ -29,7 +29,7 @@ def open_parquet(address: str) -> Iterator[pq.ParquetFile]:
     process aborts (exit code 134).
     """
     fs, path = url_to_fs(address)
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with fs.open(path, "rb") as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
         yield parquet
 
 
