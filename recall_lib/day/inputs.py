@@ -127,7 +127,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     The counts: `users_new` have no click before dt; `users_repeat` click first on an item that they clicked before.
     """
     events, inputs = ctx.history()
-    of_day = ctx.tables.get("events", ctx.dt)
+    of_day = ctx.tables.require_settings("events", ctx.dt)
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
@@ -199,7 +199,7 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: a repeated item may be missing from the vocabulary, and then it is not in `seen`.
         events, _ = ctx.history()
-        firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
+        firsts = _first_clicks(tables.require_settings("events", ctx.dt).read(schemas.events(features)))
         test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
         head["users_repeat"] = facts["users_repeat"]
     return test, head, made_from
