@@ -160,7 +160,7 @@ OTHER = "input.columns={user_id: device}"
 MORE = "features.user=[{name: city, min_count: 1}]"
 
 
-@pytest.mark.parametrize("change", [OTHER, MORE, "input.options={mode: PERMISSIVE}", "input.columns={click: null}"])
+@pytest.mark.parametrize("change", [OTHER, MORE, "input.options={nullValue: x}", "input.columns={click: null}"])
 def test_days_of_other_settings_are_refused_before_anything_is_stored(
     ingest: Callable[..., dict[str, int]], change: str, config: Config, tmp_path: Path, run_jobs: Callable[..., Context]
 ) -> None:
