@@ -13,8 +13,8 @@ from statistics import median_low
 from typing import Any
 
 from recall_lib.config import Config
-from recall_lib.store.datasets import other_settings
 from recall_lib.process.errors import DataRefused
+from recall_lib.store.datasets import other_settings
 from recall_lib.store.tables import Tables
 
 # The clicks that follow a complete day are at least this share of a usual day's.
