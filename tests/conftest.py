@@ -1,8 +1,12 @@
-"""Shared fixtures: one Spark session, the real logs, and small logs written from a few lines."""
+"""Shared fixtures: one Spark session, one cluster, the real logs, and small logs written from a few lines."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from recall_lib.config import Config, Spark, load_config
 from recall_lib.day.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
+# Each JVM of the tests runs much code a few times: it is faster without the optimising compiler. Java prints the variable.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +29,64 @@ def spark() -> Iterator[Any]:
     session = start(Spark(master="local[2]", partitions=3), "tests")
     yield session
     session.stop()
+
+
+DRIVER = """
+    import json, os, sys, traceback
+    from recall_lib.config import Spark
+    from recall_lib.spark.session import start
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # No time is lost on fetching from a dead executor.
+    conf = {"spark.shuffle.io.retryWait": "100ms", "spark.shuffle.io.maxRetries": "1"}
+    session = start(Spark(master="local-cluster[2,1,1024]", partitions=3, conf=conf), "tests")
+    for line in sys.stdin:
+        sys.argv = json.loads(line)
+        failure = None
+        try:
+            exec(sys.argv[0], {"__name__": "__main__"})
+        except BaseException:
+            failure = traceback.format_exc()
+        print(json.dumps(failure), file=answers)
+    session.stop()
+"""
+
+
+class Cluster:
+    """A driver and two executors with one core each, in processes of their own."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as said:
+            self._driver = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(DRIVER)],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+
+    def run(self, script: str, *arguments: str) -> None:
+        """Run a script in the driver, in the cluster's session; the script finds the arguments in sys.argv[1:]."""
+        assert self._driver.stdin
+        assert self._driver.stdout
+        self._driver.stdin.write(json.dumps([textwrap.dedent(script), *arguments]) + "\n")
+        self._driver.stdin.flush()
+        answer = self._driver.stdout.readline()
+        failure = json.loads(answer) if answer else "the driver has ended"
+        assert failure is None, f"{failure}\n{self._log.read_text()[-3000:]}"
+
+    def stop(self) -> None:
+        self._driver.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    started = Cluster(tmp_path_factory.mktemp("cluster") / "log")
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")

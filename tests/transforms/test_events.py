@@ -96,8 +96,8 @@ def test_sessions_each_fate(make_config, write_log, run_jobs):
 @pytest.mark.parametrize(
     ("unit", "value", "expected"),
     [
-        ("s", "1700006400.25", "2023-11-15 00:00:00.250000"),
-        ("ms", "1700006400001", "2023-11-15 00:00:00.001000"),
+        ("s", "1700006400.25", "2023-11-15 00:00:00.25"),
+        ("ms", "1700006400001", "2023-11-15 00:00:00.001"),
         ("us", "1700006400000001", "2023-11-15 00:00:00.000001"),
         ("iso", "2023-11-15T02:00:00+02:00", "2023-11-15 00:00:00"),
         ("iso", "2023-11-15 01:02:03", "2023-11-15 01:02:03"),
@@ -114,8 +114,7 @@ def test_times(unit, value, expected, spark, make_config, tmp_path):
     rows = spark.createDataFrame([("u", "i", value, "s", "r", False)], "user_id string, article_id string, expo_time string, "
                                  "_source string, _raw string, _malformed boolean")  # fmt: skip
     found = rows_with_fate(rows, None, config.input, config.features).selectExpr("cast(event_ts as string)", "_fate").first()
-    assert (found[0] or "").ljust(26, "0")[:26] == (expected or "").ljust(26, "0")[:26] or found[0] == expected
-    assert found["_fate"] == ("kept" if expected else "bad_time")
+    assert tuple(found) == (expected, "kept" if expected else "bad_time")
 
 
 def test_any_format_gives_the_same_events(spark, make_config, write_log, run_jobs, tmp_path):
