@@ -74,13 +74,13 @@ def launched(spec: TrainSpec, folder: Path) -> tuple[dict[str, Any], list[float]
 
 
 OWN_NEGATIVES = {"loss": "sampled_softmax", "negatives": "samples"}  # each target's, whichever rank has it
-ROWS = OWN_NEGATIVES | {"gradients": "rows", "clip_norm": 1.0}
+RUNS_AND_ROWS = OWN_NEGATIVES | {"unit": "run", "gradients": "rows", "clip_norm": 1.0}
 
 
-@pytest.mark.parametrize("training", [{}, ROWS, {"unit": "run"}])
+@pytest.mark.parametrize("training", [{}, RUNS_AND_ROWS])
 def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[str, Any]) -> None:
     """Each step sees all targets, half of them on each rank: only the order of sums differs."""
-    training = training | {"learning_rate": 0.01, "epochs": 8}
+    training = training | {"learning_rate": 0.05, "epochs": 8}
     alone, losses = launched(spec_of(tmp_path, batch_size=TARGETS, **training), tmp_path / "alone")
     halves = {"batch_size": TARGETS // 2, "launcher": "local", "ranks": 2}
     both, shared = launched(spec_of(tmp_path, **training | halves), tmp_path / "both")
@@ -89,7 +89,8 @@ def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[s
     assert losses[-1] < 0.9 * losses[0], losses
     assert shared == pytest.approx(losses, rel=1e-4)
     assert both["validation"]["users"] == alone["validation"]["users"] == 30
-    assert both["validation"]["ndcg@10"] == pytest.approx(alone["validation"]["ndcg@10"], abs=1e-3)
+    # Scores that are nearly equal may change places.
+    assert both["validation"]["ndcg@10"] == pytest.approx(alone["validation"]["ndcg@10"], abs=0.03)
 
 
 WORKER = """
