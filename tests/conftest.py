@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recall_lib.config import Config, Spark, load_config
 from recall_lib.day.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
+SPARK = {"master": "local[2]", "partitions": 3}
 # Each JVM of the tests runs much code a few times: it is faster without the optimising compiler. Java prints the variable.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
@@ -26,7 +28,7 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSeria
 def spark() -> Iterator[Any]:
     from recall_lib.spark.session import start
 
-    session = start(Spark(master="local[2]", partitions=3), "tests")
+    session = start(Spark.model_validate(SPARK), "tests")
     yield session
     session.stop()
 
@@ -103,7 +105,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
     """A config from sections, with input and output below tmp_path."""
 
     def make(**sections: Any) -> Config:
-        sections = {"spark": {"master": "local[2]", "partitions": 3}, **sections}
+        sections = {"spark": SPARK, **sections}
         sections["input"] = {"path": str(tmp_path / "log"), **sections.get("input", {})}
         sections["paths"] = {"root": str(tmp_path / "root")}
         file = tmp_path / "config.yaml"
@@ -127,14 +129,15 @@ def run_jobs(spark: Any) -> Callable[..., Context]:
     return run
 
 
+def write_lines(folder: Path, name: str, lines: list[str]) -> Path:
+    """Writes a file of a raw log, line by line."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def write_log(tmp_path: Path) -> Callable[[str, list[str]], Path]:
-    """Writes a file of the raw log, line by line."""
-
-    def write(name: str, lines: list[str]) -> Path:
-        path = tmp_path / "log" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return path
-
-    return write
+    """Writes a file of the raw log of `make_config`."""
+    return partial(write_lines, tmp_path / "log")

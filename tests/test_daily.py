@@ -20,6 +20,7 @@ from recall_lib.process.errors import DataRefused
 from recall_lib.store import schemas
 from recall_lib.store.tables import Tables
 from recall_lib.transforms.vocab import known_items
+from tests.conftest import SPARK
 from tests.oracle import Click, by_user, split_last_click
 
 DAYS = ["2024-03-03", "2024-03-04"]
@@ -58,7 +59,7 @@ def ingested(spark: Any, log: simulator.Log, tmp_path_factory: pytest.TempPathFa
     """A root with the events up to DAYS[1]."""
     folder = tmp_path_factory.mktemp("ingested")
     simulator.write_rows(log, folder / "log")
-    places = {"input": SECTIONS["input"] | {"path": f"{folder}/log"}, "paths": {"root": f"{folder}/root"}}
+    places = {"input": SECTIONS["input"] | {"path": f"{folder}/log"}, "paths": {"root": f"{folder}/root"}, "spark": SPARK}
     events.run(Context(Config.model_validate(SECTIONS | places), DAYS[1], "test"), backfill=True)
     return folder / "root"
 

@@ -20,6 +20,7 @@ from recall_lib.day.context import Context
 from recall_lib.store import schemas
 from recall_lib.store.tables import Tables
 from tests import viewfs
+from tests.conftest import SPARK
 
 DT = "2024-03-03"  # of four days: the log holds a later click
 START = 1_709_424_000  # DT 00:00 UTC
@@ -129,7 +130,7 @@ def day(spark: Any, log: simulator.Log, tmp_path_factory: pytest.TempPathFactory
             "input": {"path": f"{viewfs.STORE}/log/{name}", "items": "items.csv", **SLIPS},
             "evaluation": {"protocol": "day"},
             "paths": {"root": f"{viewfs.STORE}/{name}"},
-            "spark": {"master": "local[2]", "partitions": 3},
+            "spark": SPARK,
         }
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(sections), encoding="utf-8")

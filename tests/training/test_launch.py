@@ -73,13 +73,14 @@ def launched(spec: TrainSpec, folder: Path) -> tuple[dict[str, Any], list[float]
     return facts, [record["loss"] for record in records if "loss" in record]
 
 
-OWN_NEGATIVES = {"loss": "sampled_softmax", "negatives": "samples"}  # each target's, whichever rank has it
-RUNS_AND_ROWS = OWN_NEGATIVES | {"unit": "run", "gradients": "rows", "clip_norm": 1.0}
+# Each target has its own negatives, whichever rank trains on it.
+ROWS = {"loss": "sampled_softmax", "negatives": "samples", "gradients": "rows", "clip_norm": 1.0}
 
 
-@pytest.mark.parametrize("training", [{}, RUNS_AND_ROWS])
-def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[str, Any]) -> None:
-    """Each step sees all targets, half of them on each rank: only the order of sums differs."""
+# Windows are the same on any rank, so only the order of sums differs. Each rank cuts runs at random, which changes histories.
+@pytest.mark.parametrize(("training", "tolerance"), [(ROWS, 1e-5), ({"unit": "run"}, 1e-2)], ids=["window", "run"])
+def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[str, Any], tolerance: float) -> None:
+    """Each step sees all targets, half of them on each of the two ranks."""
     training = training | {"learning_rate": 0.05, "epochs": 8}
     alone, losses = launched(spec_of(tmp_path, batch_size=TARGETS, **training), tmp_path / "alone")
     halves = {"batch_size": TARGETS // 2, "launcher": "local", "ranks": 2}
@@ -87,10 +88,9 @@ def test_two_local_ranks_train_like_one_process(tmp_path: Path, training: dict[s
     assert alone.keys() == both.keys() == {"version", "targets", "epochs", "steps", "seconds", "validation"}
     assert [(facts["targets"], facts["epochs"], facts["steps"]) for facts in (alone, both)] == [(TARGETS, 8, 8)] * 2
     assert losses[-1] < 0.9 * losses[0], losses
-    assert shared == pytest.approx(losses, rel=1e-4)
+    assert shared == pytest.approx(losses, rel=tolerance)
     assert both["validation"]["users"] == alone["validation"]["users"] == 30
-    # Scores that are nearly equal may change places.
-    assert both["validation"]["ndcg@10"] == pytest.approx(alone["validation"]["ndcg@10"], abs=0.03)
+    assert both["validation"]["ndcg@10"] == pytest.approx(alone["validation"]["ndcg@10"], abs=5 * tolerance)
 
 
 WORKER = """
