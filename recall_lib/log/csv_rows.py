@@ -102,8 +102,7 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
     odd = np.array(invalid, np.int64) - 1
     others, rescued = _sorted_out([lines[n] for n in odd], dialect)
     kept = np.delete(np.arange(len(lines)), odd)
-    if block[:1] in b"
-" or any(ends in block for ends in _BLANK_LINES):  # for pyarrow a row of empty values
+    if block[:1] in b"\r\n" or any(ends in block for ends in _BLANK_LINES):  # for pyarrow a row of empty values
         is_row = np.array([len(lines[n]) > 0 for n in kept.tolist()])
         others += [(BLANK, "")] * int((~is_row).sum())
         table, kept = table.filter(pa.array(is_row)), kept[is_row]
