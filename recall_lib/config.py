@@ -32,9 +32,10 @@ _TABLE_NAMES = {
     "negatives",
     "seen",
 }
-# Temporary columns of the transforms. If a log's column has one of these names, map it to a feature with another name.
-_WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
-RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
+# Columns that the transforms add to clicks. If a log's column has one of these names, map it to a feature with another name.
+# Temporary columns have names like `_nth`, which no feature can have.
+_ADDED_NAMES = {"tie", "order", "validates", "is_target"}
+RESERVED_NAMES = frozenset(_TABLE_NAMES | _ADDED_NAMES)
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
 
@@ -115,6 +116,10 @@ class Input(Section):
     day_starts_at: str = Field("00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # when a day `dt` begins in this zone
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
+    # A day is complete once the log holds a tenth of a usual day's clicks in this many days after it. What is later says
+    # nothing: clocks may be wrong.
+    slack_days: int = Field(7, ge=1)
+    late_days: int = Field(0, ge=0)  # so many stored days before dt are read again if they have more clicks in the log by now
     # Share of the rows (lines) of the days that are read. With more rejects the job fails: then the mapping is probably wrong.
     max_reject_share: float = Field(0.5, ge=0, le=1)
 

@@ -6,46 +6,51 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
-from recall_lib.datasets import other_settings
 from recall_lib.day.context import Context
 from recall_lib.day.raw import read_ids
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.build import TEST
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.samples.ragged import Bools
 from recall_lib.spark.grouping import partitions_for
 from recall_lib.store import schemas
+from recall_lib.store.datasets import other_settings
 from recall_lib.store.digests import EMPTY_DIGEST, content_digests
 from recall_lib.store.publication import Publication
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
+from recall_lib.transforms.samples import Work
 from recall_lib.transforms.vocab import encode, known_items
 
 
-def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
-    """One row per user (schemas.segments), from the clicks before dt, and the inputs' digests.
+def map_histories(
+    ctx: Context, work: Work, schema: StructType, users: DataFrame | None = None
+) -> tuple[DataFrame, dict[str, str]]:
+    """What `work` makes of the users' histories before dt, one row per user of schemas.segments, and the inputs' digests.
 
     Args:
         ctx: the day's context.
-        users: some of `listed_users`; None: all of them. A user without clicks has an empty history and unknown features.
+        work: see transforms.samples.map_histories.
+        schema: of the rows that `work` yields.
+        users: the users; None: all users of the events. A user without clicks has an empty history and unknown features.
     """
     config = ctx.config
     events, inputs = ctx.history()
     vocab = ctx.serving.vocab
     inputs["vocab"] = vocab.digest
-    if users is None and config.input.users:
-        users, _ = listed_users(ctx)
     if users is not None:
         # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     clicks = samples.columns(clicks, config.features, *_order(ctx))
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
-    return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+    partitions = partitions_of_history(ctx)
+    return samples.map_histories(clicks, partitions, config.features, config.samples, work, schema), inputs
 
 
 def _order(ctx: Context) -> list[str]:
@@ -67,7 +72,7 @@ def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFra
     return found.select("item_index", "item_id", F.coalesce("prior", "least").alias("prior"))
 
 
-def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, str], dict[str, Any]]:
+def read_allowed_items(ctx: Context) -> tuple[Bools, dict[str, str], dict[str, Any]]:
     """Whether each item index may be recommended (top_n.allow without top_n.deny), bool [n], the lists' digests and counts.
 
     Raises:
@@ -122,7 +127,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     The counts: `users_new` have no click before dt; `users_repeat` click first on an item that they clicked before.
     """
     events, inputs = ctx.history()
-    of_day = ctx.tables.get("events", ctx.dt)
+    of_day = ctx.tables.require_settings("events", ctx.dt)
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
@@ -134,7 +139,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     return frame, inputs, facts
 
 
-def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+def _test_of_last_click(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
     """Protocol `last_click`: each user's last click with the clicks before it, the inputs' digests, and no counts."""
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
@@ -153,7 +158,7 @@ def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame
 def _first_clicks(events: DataFrame) -> DataFrame:
     """Each user's first click, with `tie`."""
     first = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order()))
-    return tie_breaker(events).withColumn("nth", first).where("nth = 1").drop("nth")
+    return tie_breaker(events).withColumn("_nth", first).where("_nth = 1").drop("_nth")
 
 
 def test_of_day_is_current(ctx: Context) -> bool:
@@ -187,20 +192,20 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
                 f"{stored.name} was made from other tables than the current ones: run `recall samples --dt {ctx.dt}`"
             )
         test, facts = stored.read(schemas.segments(features)), stored.manifest
-        made_from["samples"] = stored.digest
+        made_from[stored.name_in_day] = stored.digest
     else:
-        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)
+        test, made_from, facts = (test_of_day if protocol == "day" else _test_of_last_click)(ctx, ctx.serving.vocab)
     head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: a repeated item may be missing from the vocabulary, and then it is not in `seen`.
         events, _ = ctx.history()
-        firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
+        firsts = _first_clicks(tables.require_settings("events", ctx.dt).read(schemas.events(features)))
         test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
         head["users_repeat"] = facts["users_repeat"]
     return test, head, made_from
 
 
-def training_clicks(ctx: Context) -> DataFrame:
+def baseline_clicks(ctx: Context) -> DataFrame:
     """The clicks that the baselines may use, with `tie`: `last_click`: without held-out clicks; `day`: all before dt."""
     events, _ = ctx.history()
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)

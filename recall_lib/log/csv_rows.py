@@ -101,17 +101,15 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
         return None
     odd = np.array(invalid, np.int64) - 1
     others, rescued = _sorted_out([lines[n] for n in odd], dialect)
-    kept: Sequence[int] | npt.NDArray[np.int64] = range(len(lines))
-    if len(odd):
-        kept = np.delete(np.arange(len(lines)), odd)
+    kept = np.delete(np.arange(len(lines)), odd)
     if block[:1] in b"\r\n" or any(ends in block for ends in _BLANK_LINES):  # for pyarrow a row of empty values
-        is_row = np.array([len(lines[n]) > 0 for n in kept])
+        is_row = np.array([len(lines[n]) > 0 for n in kept.tolist()])
         others += [(BLANK, "")] * int((~is_row).sum())
-        table, kept = table.filter(pa.array(is_row)), np.asarray(kept)[is_row]
+        table, kept = table.filter(pa.array(is_row)), kept[is_row]
     columns = {name: _column(table, names[place], [row[place] for _, row in rescued]) for name, place in places.items()}
 
     def texts(rows: Iterable[int]) -> list[str]:
-        return [readable(lines[kept[n]] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
+        return [readable(lines[int(kept[n])] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
 
     return _batch(columns, table.num_rows + len(rescued), wanted, texts, others)
 

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
+from recall_lib.store.filesystems import read_parquet
 
 
 @cache
-def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def item_counts(files: tuple[str, ...]) -> Ints:
     """Training count of each item index, int64 [items]; 0 for padding and unknown, which are never recommended.
 
     Args:
@@ -25,9 +23,7 @@ def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """
     indexes, counts = [], []
     for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file, columns=["feature", "index", "count"])
+        table = read_parquet(name, ["feature", "index", "count"])
         table = table.filter(pc.equal(table.column("feature"), ITEM_ID))
         indexes.append(table.column("index").to_numpy())
         counts.append(table.column("count").to_numpy())
@@ -47,10 +43,9 @@ def read_values(files: Sequence[str], feature: str) -> pa.Table:
     """
     parts = []
     for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            of_feature = [("feature", "==", feature), ("index", ">=", FIRST_INDEX)]
-            parts.append(pq.read_table(file, columns=["index", "value"], filters=of_feature))
+        table = read_parquet(name, ["feature", "index", "value"])
+        known = pc.and_(pc.equal(table["feature"], feature), pc.greater_equal(table["index"], FIRST_INDEX))
+        parts.append(table.filter(known).select(["index", "value"]))
     return pa.concat_tables(parts).sort_by("index")
 
 
@@ -64,7 +59,7 @@ def read_item_ids(files: Sequence[str]) -> pa.Array:
     return pa.concat_arrays([pa.nulls(FIRST_INDEX, ids.type), ids])
 
 
-def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
+def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, Float32s]:
     """Ids, string [n], and vectors, float32 [n, d]: row = item index; rows 0 and 1 are null and zero.
 
     Args:
@@ -72,7 +67,7 @@ def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.
     """
     table = _read(files, ["item_index", "item_id", "vector"])
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, -1)
+    vectors = flat.reshape(table.num_rows, -1)  # [n * d] -> [n, d]
     reserved = np.zeros((FIRST_INDEX, vectors.shape[1]), np.float32)
     ids = pa.concat_arrays([pa.nulls(FIRST_INDEX, pa.string()), table.column("item_id").combine_chunks()])
     return ids, np.concatenate([reserved, vectors])
@@ -87,6 +82,7 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
         items: number of item indexes, 0 and 1 included.
     """
     table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
+    # [items + 1]: where the list of each item index begins among the table's rows; of a missing one, where the next one begins.
     place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
     found = {}
     for name in names:
@@ -95,7 +91,7 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
     return found
 
 
-def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
+def read_priors(files: Sequence[str], items: int) -> Float64s:
     """The prior of each item index, float64 [items].
 
     An index that is not in the table gets the smallest prior, as in the exported vectors.
@@ -112,9 +108,5 @@ def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
 
 
 def _read(files: Sequence[str], columns: list[str]) -> pa.Table:
-    parts = []
-    for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            parts.append(pq.read_table(file, columns=columns))
+    parts = [read_parquet(name, columns) for name in files]
     return pa.concat_tables(parts).sort_by("item_index").combine_chunks()

@@ -5,7 +5,6 @@ With `tables.database` each publication enters the catalog before its folder is 
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +15,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recall_lib.config import Audits, Config
-from recall_lib.datasets import DATASETS, other_settings
 from recall_lib.process.errors import DataRefused
 from recall_lib.store import locks
 from recall_lib.store.catalog import Catalog
+from recall_lib.store.datasets import DATASETS, other_settings
 from recall_lib.store.folders import Folders
 from recall_lib.store.publication import Publication, StartSpark
 from recall_lib.store.publishing import Place, Staged, footer
@@ -142,5 +141,4 @@ class Tables(Folders):
             now = (self.latest(dataset) or {"dt": ""})["dt"]
             if now > dt and now != in_place_of:
                 return
-            self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
-            self.fs.mv(f"{path}.tmp", path)
+            self.write_json(path, {"dt": dt, **facts})

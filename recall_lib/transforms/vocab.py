@@ -15,7 +15,7 @@ from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
 
 @dataclass(frozen=True)
 class FeatureSize:
-    """Ids that a feature takes, 0 and 1 counted, and how often its known and unknown values occur."""
+    """The number of a feature's ids, 0 and 1 included, and how often its known and its unknown values occur."""
 
     feature: str
     ids: int = FIRST_INDEX
@@ -24,17 +24,18 @@ class FeatureSize:
 
 
 def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> DataFrame:
-    """Training counts: rows (feature, value, count); value null counts what is unknown in the log itself.
+    """Training counts: rows (feature, value, count); value null counts the values that are unknown in the log itself.
 
-    Items, item features and user_id count once a click, other user features once a user (as in P). An item that only
-    hold-outs have is counted 0 where item_id.min_count is 1, so that it keeps an id.
+    Items, item features and user_id count once per click, other user features once per user (as in P). An item that only
+    held-out clicks have is counted 0 if item_id.min_count is 1, so that it keeps an id.
 
     Args:
-        events: before the hold-out.
-        held_out: those of them that are no training clicks: few, so that they are subtracted rather than the rest sought.
+        events: all clicks, held-out ones included.
+        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        features: the features to count.
     """
-    clicks = events.withColumn("n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("n")))
-    # A frame a feature: each reads its own column alone, and counts before it moves anything.
+    clicks = events.withColumn("_n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("_n")))
+    # One frame per feature: each reads only its own column, and counts before it shuffles.
     counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
     for feature in (*features.user, *features.item):
         if feature.buckets:
@@ -44,23 +45,23 @@ def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> 
         elif feature in features.item or feature.name == "user_id":
             counted.append(_count(clicks, feature.name, F.col(feature.name)))
         else:
-            pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("n").alias("clicks")).where("clicks > 0")
-            counted.append(_count(pairs.withColumn("n", F.lit(1)), feature.name, F.col(feature.name)))
+            pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("_n").alias("_clicks")).where("_clicks > 0")
+            counted.append(_count(pairs.withColumn("_n", F.lit(1)), feature.name, F.col(feature.name)))
     values = reduce(DataFrame.unionByName, counted)
     may_be_unseen = (F.col("feature") == ITEM_ID) & F.lit(features.item_id.min_count == 1)
     return values.where((F.col("count") > 0) | may_be_unseen)
 
 
 def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
-    values = rows.select(value.alias("value"), "n").groupBy("value").agg(F.sum("n").cast("long").alias("count"))
+    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.sum("_n").cast("long").alias("count"))
     return values.select(F.lit(name).alias("feature"), "value", "count")
 
 
 def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
-    """The counts with every value below its feature's min_count folded into value null."""
+    """The counts, in which value null takes in every value with fewer than its feature's min_count."""
     limits = {f.name: f.min_count for f in (*features.user, *features.item)} | {ITEM_ID: features.item_id.min_count}
     limit = F.create_map(*(F.lit(part) for pair in limits.items() for part in pair))[F.col("feature")]
-    # Items of the hold-out alone (count 0) are kept: count_values only makes them where the limit is 1.
+    # Items that only held-out clicks have (count 0) are kept: count_values yields them only if the limit is 1.
     kept = (F.col("count") >= limit) | (F.col("count") == 0)
     return (
         counts.withColumn("value", F.when(kept, F.col("value"))).groupBy("feature", "value").agg(F.sum("count").alias("count"))
@@ -68,17 +69,18 @@ def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
 
 
 def assign_ids(counts: DataFrame, partitions: int) -> tuple[DataFrame, list[FeatureSize]]:
-    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1. And what each feature has.
+    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1. Also returns each feature's size.
 
-    A range sort over all features at once, then each partition numbers its own rows from the totals of those before it:
-    no step sees more than one partition's rows, and only partitions x features numbers reach the driver.
+    The values of all features are sorted into ranges at once. Then each partition numbers its own rows, starting from the
+    totals of the partitions before it. No step sees more than one partition's rows, and the driver gets only partitions x
+    features numbers.
 
     Args:
         counts: persisted.
     """
     known = counts.where("value IS NOT NULL")
     order = [F.col("feature"), F.col("count").desc(), F.col("value")]
-    # Persisted, because the numbering below must see the very partitions that were counted.
+    # Persisted, because the numbering below must see the same partitions that were counted.
     ranged = known.repartitionByRange(partitions, *order).withColumn("part", F.spark_partition_id()).persist()
     totals = ranged.groupBy("feature", "part").agg(F.count(F.lit(1)), F.sum("count")).collect()
     unknown = counts.where("value IS NULL").select("feature", F.lit(UNKNOWN).alias("index"), "value", "count")
@@ -98,8 +100,12 @@ def assign_ids(counts: DataFrame, partitions: int) -> tuple[DataFrame, list[Feat
 
 
 def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
-    """Facts for the manifest: sizes (ids per feature, 0 and 1 counted), counts (values' occurrences, kept and unknown) and
-    train_clicks."""
+    """Facts for the manifest.
+
+    Returns:
+        {"sizes": ids of each feature, 0 and 1 included, "known_count" and "unknown_count": how often each feature's known and
+        unknown values occur, "train_clicks": the training clicks}
+    """
     items = next((size for size in found if size.feature == ITEM_ID), FeatureSize(ITEM_ID))
     sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item))], FIRST_INDEX)
     sizes |= {size.feature: size.ids for size in found}
@@ -113,7 +119,7 @@ def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
 
 
 def known_items(vocab: DataFrame) -> DataFrame:
-    """item_index, item_id of every item that has an id."""
+    """item_index, item_id: every item that has an id."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
     return items.select(F.col("index").alias("item_index"), F.col("value").alias("item_id"))
 
@@ -123,6 +129,7 @@ def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
     items = items.select(F.col("value").alias(ITEM_ID), F.col("index").alias("item_index"))
     encoded = events.join(items, ITEM_ID, "left").withColumn("item_index", F.coalesce("item_index", F.lit(UNKNOWN)))
+    lists = []
     for feature in (*features.user, *features.item):
         column = f"{feature.name}_index"
         multi = getattr(feature, "multi", False)
@@ -132,28 +139,52 @@ def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame
                 column, F.transform(_known_list(feature.name), each) if multi else each(F.col(feature.name))
             )
         elif multi:
-            encoded = _encode_lists(encoded, vocab, feature.name)
+            lists.append(feature.name)
         else:
-            encoded = encoded.join(_lookup(vocab, feature.name, feature.name), feature.name, "left")
+            encoded = encoded.join(_lookup(vocab, feature.name), feature.name, "left")
             encoded = encoded.withColumn(column, F.coalesce(column, F.lit(UNKNOWN)))
-    return encoded
+    return encoded.join(_encode_lists(events, vocab, lists), lists, "left") if lists else encoded
 
 
-def _lookup(vocab: DataFrame, feature: str, key: str) -> DataFrame:
+def _lookup(vocab: DataFrame, feature: str) -> DataFrame:
     values = vocab.where((F.col("feature") == feature) & F.col("value").isNotNull())
-    return values.select(F.col("value").alias(key), F.col("index").alias(f"{feature}_index"))
+    return values.select(F.col("value").alias(feature), F.col("index").alias(f"{feature}_index"))
 
 
-def _encode_lists(events: DataFrame, vocab: DataFrame, name: str) -> DataFrame:
-    """Each distinct list is encoded once and joined back: clicks repeat few lists."""
-    lists = events.select(name).distinct().withColumn("_list", _known_list(name))
-    values = lists.select(name, F.posexplode("_list").alias("_place", "_value"))
-    values = values.join(_lookup(vocab, name, "_value"), "_value", "left")
-    entry = F.struct("_place", F.coalesce(f"{name}_index", F.lit(UNKNOWN)).alias("index"))
-    encoded = values.groupBy(name).agg(
-        F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"]).alias(f"{name}_index")
-    )
-    return events.join(encoded, name, "left")
+def _encode_lists(events: DataFrame, vocab: DataFrame, names: list[str]) -> DataFrame:
+    """Each distinct combination of lists with `<name>_index`: clicks repeat few, as most lists belong to an item.
+
+    All lists go end to end through one explosion, one join and one grouping, so that the plan does not grow with their number.
+    """
+    known = {name: _known_list(name) for name in names}
+    pairs = F.concat(*(F.transform(values, partial(_named, name)) for name, values in known.items()))
+    sizes = F.array(*(F.size(values) for values in known.values()))
+    lists = events.select(*names).distinct().withColumn("_key", _key(names))
+    values = lists.select("_key", sizes.alias("_sizes"), F.posexplode(pairs).alias("_place", "_pair"))
+    table = vocab.where(F.col("feature").isin(names) & F.col("value").isNotNull()).select("feature", "value", "index")
+    values = values.select("_key", "_sizes", "_place", "_pair.*").join(table, ["feature", "value"], "left")
+    entry = F.struct("_place", F.coalesce("index", F.lit(UNKNOWN)).alias("index"))
+    ids = F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"])
+    encoded = lists.join(values.groupBy("_key", "_sizes").agg(ids.alias("_ids")), "_key")
+    own = [F.slice("_ids", _start(n), F.col("_sizes")[n]) for n in range(len(names))]
+    return encoded.select(*names, *(ids.alias(f"{name}_index") for name, ids in zip(names, own, strict=True)))
+
+
+def _start(n: int) -> Column:
+    """Where the nth list begins in _ids; a sum of columns would be nested so deep that Spark compiles it for minutes."""
+    return F.aggregate(F.slice("_sizes", 1, n), F.lit(1), lambda total, size: total + size)
+
+
+def _named(feature: str, value: Column) -> Column:
+    return F.struct(F.lit(feature).alias("feature"), value.alias("value"))
+
+
+def _key(names: list[str]) -> Column:
+    """128 bits of hash of the lists; xxhash64 skips nulls and ignores where a list ends, so these are hashed too."""
+    parts: list[Column] = []
+    for name in names:
+        parts += [F.col(name), F.coalesce(F.size(name), F.lit(-1)), F.transform(name, lambda value: value.isNull())]
+    return F.struct(*(F.xxhash64(F.lit(salt), *parts).alias(f"_{salt}") for salt in (1, 2)))
 
 
 def _known_list(name: str) -> Column:
