@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,8 @@ def _parsed(block: bytes, dialect: Dialect, wanted: Sequence[str], *, last: bool
     """The rows of a block of whole lines, and the end of it that belongs to the next block."""
     quoted = bool(dialect.quote) and dialect.quote in block
     plain = dialect.escape == dialect.quote or not quoted
-    odd = not plain or dialect.comment or len(dialect.names) == 1 or (quoted and block.count(dialect.quote) % 2)
+    odd = not plain or dialect.comment or len(dialect.names) == 1 or len(dialect.quote) > 1
+    odd = odd or (quoted and block.count(dialect.quote) % 2)
     batch = None if odd else _by_arrow(block, dialect, wanted, quoted)
     return (batch, b"") if batch else _by_line(block, dialect, wanted, last)
 
@@ -67,33 +69,10 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
         if quoted or _STAND_IN in block:
             return None
         text, sep = block.replace(sep, _STAND_IN), _STAND_IN
-    invalid: list[int] = []
-
-    def note(row: pa_csv.InvalidRow) -> str:
-        invalid.append(row.number)
-        return "skip"
-
     places = _places(dialect, wanted)
-    names = [str(n) for n in range(len(dialect.names))]
-    used = [names[n] for n in sorted(set(places.values()))] or names[:1]
     try:
-        table = pa_csv.read_csv(
-            pa.py_buffer(text),
-            pa_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
-            pa_csv.ParseOptions(
-                delimiter=sep.decode(),
-                quote_char=dialect.quote.decode() if quoted else False,
-                newlines_in_values=False,
-                ignore_empty_lines=False,
-                invalid_row_handler=note,
-            ),
-            pa_csv.ConvertOptions(
-                check_utf8=False,
-                include_columns=used,
-                column_types=dict.fromkeys(used, pa.binary()),
-                strings_can_be_null=False,
-            ),
-        )
+        simple = replace(dialect, sep=sep, quote=dialect.quote if quoted else b"")
+        table, invalid = _table(text, simple, sorted(set(places.values())))
     except pa.ArrowInvalid:
         return None
     lines = _Lines(block)
@@ -101,17 +80,47 @@ def _by_arrow(block: bytes, dialect: Dialect, wanted: Sequence[str], quoted: boo
         return None
     odd = np.array(invalid, np.int64) - 1
     others, rescued = _sorted_out([lines[n] for n in odd], dialect)
-    kept = np.delete(np.arange(len(lines)), odd)
+    kept: Sequence[int] | npt.NDArray[np.int64] = range(len(lines))
+    if len(odd):
+        kept = np.delete(np.arange(len(lines)), odd)
     if block[:1] in b"\r\n" or any(ends in block for ends in _BLANK_LINES):  # for pyarrow a row of empty values
-        is_row = np.array([len(lines[n]) > 0 for n in kept.tolist()])
+        is_row = np.array([len(lines[n]) > 0 for n in kept])
         others += [(BLANK, "")] * int((~is_row).sum())
-        table, kept = table.filter(pa.array(is_row)), kept[is_row]
-    columns = {name: _column(table, names[place], [row[place] for _, row in rescued]) for name, place in places.items()}
+        table, kept = table.filter(pa.array(is_row)), np.asarray(kept)[is_row]
+    columns = {name: _column(table, str(place), [row[place] for _, row in rescued]) for name, place in places.items()}
 
     def texts(rows: Iterable[int]) -> list[str]:
-        return [readable(lines[int(kept[n])] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
+        return [readable(lines[kept[n]] if n < table.num_rows else rescued[n - table.num_rows][0]) for n in rows]
 
     return _batch(columns, table.num_rows + len(rescued), wanted, texts, others)
+
+
+def _table(text: bytes, dialect: Dialect, places: list[int]) -> tuple[pa.Table, list[int]]:
+    """The columns at some places, by the text of the place, and the numbers of the lines, from 1, that are no row."""
+    invalid: list[int] = []
+
+    def note(row: pa_csv.InvalidRow) -> str:
+        invalid.append(row.number)
+        return "skip"
+
+    used = [str(place) for place in places or [0]]
+    table = pa_csv.read_csv(
+        pa.py_buffer(text),
+        pa_csv.ReadOptions(
+            use_threads=False, block_size=len(text) + 1, column_names=[str(n) for n in range(len(dialect.names))]
+        ),
+        pa_csv.ParseOptions(
+            delimiter=dialect.sep.decode(),
+            quote_char=dialect.quote.decode() or False,
+            newlines_in_values=False,
+            ignore_empty_lines=False,
+            invalid_row_handler=note,
+        ),
+        pa_csv.ConvertOptions(
+            check_utf8=False, include_columns=used, column_types=dict.fromkeys(used, pa.binary()), strings_can_be_null=False
+        ),
+    )
+    return table, invalid
 
 
 def _column(table: pa.Table, name: str, more: list[bytes]) -> pa.Array:
