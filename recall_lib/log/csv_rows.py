@@ -57,7 +57,7 @@ def _parsed(block: bytes, dialect: Dialect, wanted: Sequence[str], *, last: bool
     quoted = bool(dialect.quote) and dialect.quote in block
     plain = dialect.escape == dialect.quote or not quoted
     odd = not plain or dialect.comment or len(dialect.names) == 1 or len(dialect.quote) > 1
-    odd = odd or (quoted and block.count(dialect.quote) % 2)
+    odd = odd or (quoted and block.count(dialect.quote) % 2 == 1)
     batch = None if odd else _by_arrow(block, dialect, wanted, quoted)
     return (batch, b"") if batch else _by_line(block, dialect, wanted, last)
 

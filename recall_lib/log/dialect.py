@@ -66,7 +66,7 @@ class Dialect:
         inside = rb"(?:[^%b]|%b%b)*" % (quote, quote, quote)
         if self.escape != self.quote:
             inside = rb"(?:[^%b%b]|%b.|%b%b)*" % (quote, escape, escape, quote, quote)
-        return re.compile(rb"%b(%b)%b" % (quote, inside, quote), re.DOTALL)
+        return re.compile(rb"%b(%b)%b(?!%b)" % (quote, inside, quote, quote), re.DOTALL)
 
     def _unescaped(self, text: bytes) -> bytes:
         if self.escape != self.quote:  # before other letters the escape is a letter: \N stays \N
