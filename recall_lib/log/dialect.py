@@ -39,7 +39,8 @@ class Dialect:
 
     def is_no_row(self, line: bytes) -> bool:
         """Whether a line is blank or a comment."""
-        return not line.strip() or bool(self.comment and line.startswith(self.comment))
+        is_blank = not line.strip() and self.sep not in line
+        return is_blank or bool(self.comment and line.startswith(self.comment))
 
     def fields(self, line: bytes) -> list[bytes] | None:
         """The fields of a record without its line end; None: it ends inside quotes."""
