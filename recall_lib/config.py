@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -33,6 +33,7 @@ _TABLE_NAMES = {
 # Temporary columns of the transforms. If a log's column has one of these names, map it to a feature with another name.
 _WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
 RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
+_SUFFIXES = ("_index", "_length", "_value", "_seen")  # of the samples' columns
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
 
@@ -87,11 +88,13 @@ class Input(Section):
 class Feature(Section):
     """A categorical feature: its column, vocabulary and embedding."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the tables' column; must not end in _index or _length
-    column: str = ""  # column of the log or item table; empty: the name
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the tables' column
+    column: str = ""  # column of the log, item table or user table; empty: the name
     min_count: int = Field(20, ge=1)  # rarer values become unknown (P: feat_appear_limit)
     buckets: int | None = Field(None, ge=1)  # hash values into this many ids; null: use a vocabulary
     dim: int = Field(16, ge=1)  # embedding size
+    multi: bool = False  # several values; the model uses their mean
+    separator: str = "_"  # between the values of a multi-valued text column
 
     @property
     def source(self) -> str:
@@ -99,11 +102,70 @@ class Feature(Section):
         return self.column or self.name
 
 
-class ItemFeature(Feature):
-    """A feature of items, read with each click of the history."""
+class Number(Section):
+    """A numeric feature. What is unknown has an input of its own, or with `buckets` the id unknown.
 
-    multi: bool = False  # several values per click
-    separator: str = "_"  # between the values of a multi-valued text column
+    `quantiles`: the value's place among the training clicks' percentiles, in [0, 1], with its square and its root (paper,
+    section 4.1). `buckets`: an embedding of the equally filled bucket that the value is in. `raw`: the value as it is (F).
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    column: str = ""  # column of the log, item table or user table; empty: the name
+    of: Literal["user", "item"] = "user"  # user: the value at the target's click, at inference that of the newest click
+    form: Literal["quantiles", "buckets", "raw"] = "quantiles"
+    buckets: int = Field(10, ge=2, le=100)
+    dim: int = Field(8, ge=1)  # embedding size of a bucket
+
+    multi: ClassVar[bool] = False
+
+    @property
+    def source(self) -> str:
+        """Column of the raw log."""
+        return self.column or self.name
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of the model, unless the form is `buckets`."""
+        return 4 if self.form == "quantiles" else 2
+
+
+class TimeFeature(Section):
+    """The target's hour of day or day of the week. At inference it is that of the moment at which dt begins."""
+
+    name: Literal["hour", "weekday"]
+    dim: int = Field(8, ge=1)  # embedding size
+
+    multi: ClassVar[bool] = False
+
+    @property
+    def values(self) -> int:
+        """Number of different values."""
+        return {"hour": 24, "weekday": 7}[self.name]
+
+
+class Sequence(Section):
+    """A further sequence of what a user did before the target, such as searches; the paper treats each sequence alike."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    events: tuple[str, ...] = ()  # kinds of events (input.events.column) that form it; empty: the clicks
+    column: str = ""  # of the log; empty: the name
+    # `value`: the column's text is one token. `words`: its words and its pairs of neighbouring words are tokens (paper).
+    tokens: Literal["value", "words"] = "value"
+    window_size: int = Field(50, ge=1)  # events before the target
+    min_count: int = Field(20, ge=1)  # rarer tokens become unknown
+    dim: int = Field(16, ge=1)  # embedding size
+    pooling: Literal["mean", "encoder"] = "mean"  # of all tokens; encoder: an encoder like the history's reads them in order
+
+    @property
+    def source(self) -> str:
+        """Column of the raw log."""
+        return self.column or self.name
+
+    @model_validator(mode="after")
+    def _encoders_read_single_tokens(self) -> Self:
+        if self.pooling == "encoder" and self.tokens == "words":
+            raise ValueError("pooling encoder needs tokens value: an event of several tokens has no place in an order")
+        return self
 
 
 class ItemId(Section):
@@ -118,17 +180,42 @@ class Features(Section):
 
     item_id: ItemId = ItemId()
     user: tuple[Feature, ...] = ()
-    item: tuple[ItemFeature, ...] = ()
+    item: tuple[Feature, ...] = ()  # read with each click of the history
+    numbers: tuple[Number, ...] = ()
+    time: tuple[TimeFeature, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        names = [feature.name for feature in (*self.user, *self.item)]
+        names = [feature.name for feature in (*self.user, *self.item, *self.numbers, *self.time, *self.sequences)]
         twice = sorted({name for name in names if names.count(name) > 1})
-        taken = {name for name in names if name in RESERVED_NAMES or name.endswith(("_index", "_length"))}
-        taken |= {f.name for f in self.item if f.name == "user_id"}
+        taken = {name for name in names if name in RESERVED_NAMES or name.endswith(_SUFFIXES)}
+        taken |= {name for name in names if name == "user_id"} - {f.name for f in self.user if not f.multi}
         if twice or taken:
             raise ValueError(f"feature names used twice: {twice}, reserved: {sorted(taken)}")
         return self
+
+    # Below, the features by what the model is given for them, whatever they are made from.
+
+    @property
+    def target_ids(self) -> tuple[Feature | Number | TimeFeature, ...]:
+        """The features with ids of each target."""
+        return (*self.user, *self.time, *(n for n in self.numbers if n.of == "user" and n.form == "buckets"))
+
+    @property
+    def token_ids(self) -> tuple[Feature | Number, ...]:
+        """The features with ids of each token of the history."""
+        return (*self.item, *(n for n in self.numbers if n.of == "item" and n.form == "buckets"))
+
+    @property
+    def target_numbers(self) -> tuple[Number, ...]:
+        """The features with a number of each target."""
+        return tuple(n for n in self.numbers if n.of == "user" and n.form != "buckets")
+
+    @property
+    def token_numbers(self) -> tuple[Number, ...]:
+        """The features with a number of each token of the history."""
+        return tuple(n for n in self.numbers if n.of == "item" and n.form != "buckets")
 
 
 class Samples(Section):
@@ -393,7 +480,7 @@ class Config(Section):
         model, training, item_dim = self.model, self.training, self.features.item_id.dim
         width = model.tower[-1] if model.tower else tower_input(self.features, model)
         own_rows, tied = model.item_rows == "own", model.item_output == "tied"
-        as_wide = self.features.item and all(f.dim == item_dim for f in self.features.item)
+        as_wide = self.features.token_ids and all(f.dim == item_dim for f in self.features.token_ids)
         prior_of = model.recency.feature if model.recency else None
         by_run, one_way = training.unit == "run", model.encoder == "attention" or training.unit == "run"
         least = _STRETCHES * self.samples.window_size
@@ -438,8 +525,11 @@ _STRETCHES = 4
 def tower_input(features: Features, model: Model) -> int:
     """Width of the tower's input: the encoded history, the features concatenated to it, and the example's age."""
     encoded = features.item_id.dim if model.encoder == "mean" else model.encoder_dim
-    beside = (*features.user, *(() if model.encoder == "attention" or model.item_rows != "own" else features.item))
-    return encoded + sum(feature.dim for feature in beside) + model.example_age
+    width = encoded + sum(f.dim for f in features.target_ids) + sum(n.width for n in features.target_numbers)
+    width += sum(s.dim if s.pooling == "mean" or model.encoder == "mean" else model.encoder_dim for s in features.sequences)
+    if model.encoder != "attention" and model.item_rows == "own":  # otherwise the encoder reads them
+        width += sum(f.dim for f in features.token_ids) + sum(n.width for n in features.token_numbers)
+    return width + model.example_age
 
 
 def parse_day(text: str) -> str:

@@ -24,7 +24,8 @@ from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.events import require_columns
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
-from recall_lib.transforms.vocab import encode, known_items
+from recall_lib.transforms.numbers import at_moment
+from recall_lib.transforms.vocab import encode, encode_activity, known_items
 
 
 def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
@@ -44,9 +45,21 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
         # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
+    clicks = at_moment(clicks, ctx.dt, config.features)  # their clicks come after dt begins
     clicks = samples.columns(clicks, config.features)
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
+    clicks, of_activity = with_activity(ctx, clicks, vocab)
+    inputs |= of_activity
     return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+
+
+def with_activity(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
+    """The clicks (transforms.samples.columns) and the events of the further sequences, and the digests of these."""
+    activity, inputs = ctx.activity()
+    if activity is None:
+        return clicks, inputs
+    encoded = encode_activity(activity, vocab.read(schemas.VOCAB), ctx.config.features)
+    return samples.with_activity(clicks, encoded), inputs
 
 
 def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
@@ -128,12 +141,12 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
-    frame = _test_rows(ctx, clicks, vocab)
+    frame, of_activity = _test_rows(ctx, clicks, vocab)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
         "users_repeat": repeated_users(firsts, events).count(),
     }
-    return frame, inputs, facts
+    return frame, inputs | of_activity, facts
 
 
 def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
@@ -141,15 +154,16 @@ def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str,
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
     from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
-    return _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab), inputs, {}
+    frame, of_activity = _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab)
+    return frame, inputs | of_activity, {}
 
 
-def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
-    """Rows of schemas.segments, from clicks in which `is_target` marks the targets."""
+def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
+    """Rows of schemas.segments, from clicks in which `is_target` marks the targets, and the digests of the activity."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks = samples.columns(clicks, features, "is_target")
-    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
+    clicks, of_activity = with_activity(ctx, samples.columns(clicks, features, "is_target"), vocab)
+    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings), of_activity
 
 
 def _first_clicks(events: DataFrame) -> DataFrame:

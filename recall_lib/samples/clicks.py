@@ -6,9 +6,10 @@ users of a partition at once; nothing loops over users or clicks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ import pyarrow.compute as pc
 from pandas.util import hash_array
 
 from recall_lib.config import Features, Samples
+from recall_lib.samples import sequences
 from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
 from recall_lib.samples.negatives import draw, mix
 from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged, ceil_div, ranges
+from recall_lib.samples.sequences import Events
 
 # Tokens that are stored together: a user with more is cut into segments that repeat window_size tokens.
 SEGMENT_LENGTH = 512
@@ -46,8 +49,10 @@ class Users:
         age: example_age that the log brought, days, NaN where it did not, [clicks].
         validates: whether the click's user validates (build.split_samples with protocol `day`), [clicks].
         is_target: whether the click may be a target (build.samples_of_day), [clicks].
-        features: the index of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
+        features: the ids of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
             those of a token without a click.
+        numbers: the value of each numeric feature, NaN where unknown, float32 [clicks + 2].
+        sequences: the events of each further sequence.
     """
 
     ids: pa.Array
@@ -60,10 +65,15 @@ class Users:
     validates: Bools | None
     is_target: Bools | None
     features: dict[str, npt.NDArray | Ragged]
+    numbers: dict[str, Float32s]
+    sequences: dict[str, Events]
 
     @classmethod
     def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
-        """From rows in any order (see transforms.samples.columns)."""
+        """From rows in any order (see transforms.samples.columns and with_activity)."""
+        rows = table
+        if features.sequences:
+            table = rows.filter(pc.is_null(rows.column("sequence")))
         codes = table.column("user_id").combine_chunks().dictionary_encode()
         by_id = pc.sort_indices(codes.dictionary)  # users in an order that does not depend on the rows'
         ids = codes.dictionary.take(by_id)
@@ -86,7 +96,9 @@ class Users:
             lists = lists.slices(lists.offsets[:-1][order], lists.offsets[1:][order])
             return Ragged(np.append(lists.values, _OF_NO_CLICK), np.append(lists.offsets, lists.offsets[-1] + np.array([1, 2])))
 
-        names = {f"{f.name}_index": False for f in features.user} | {f"{f.name}_index": f.multi for f in features.item}
+        def events(name: str) -> Events:
+            return Events.of(rows.filter(pc.equal(rows.column("sequence"), name)), ids)
+
         return cls(
             ids=ids,
             offsets=offsets,
@@ -97,7 +109,12 @@ class Users:
             age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
             validates=mark("validates"),
             is_target=mark("is_target"),
-            features={name: feature(name, multi) for name, multi in names.items()},
+            features={f.name: feature(f"{f.name}_index", f.multi) for f in (*features.target_ids, *features.token_ids)},
+            numbers={
+                n.name: np.append(column(f"{n.name}_value"), [np.float32(np.nan)] * 2)
+                for n in (*features.target_numbers, *features.token_numbers)
+            },
+            sequences={sequence.name: events(sequence.name) for sequence in features.sequences},
         )
 
 
@@ -346,25 +363,42 @@ def _batch(
         "example_age": _lists(targets, rows.age),
         "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),
     }
-    for user_feature in features.user:
-        name = f"{user_feature.name}_index"
-        values = users.features[name]
-        assert not isinstance(values, Ragged), "a user feature has one value"
-        columns[name] = _lists(targets, values[rows.event])
-    lengths = {}
-    for feature in features.item:
-        values = users.features[f"{feature.name}_index"]
-        if isinstance(values, Ragged):
-            place = np.where(tokens < 0, tokens + len(values.offsets) - 1, tokens)
-            values = values.slices(values.offsets[place], values.offsets[place + 1])
-            columns[f"{feature.name}_index"] = _lists(values.offsets[offsets], values.values)
-            lengths[f"{feature.name}_length"] = _lists(offsets, values.lengths.astype(np.int32))
-        else:
-            columns[f"{feature.name}_index"] = _lists(offsets, values[tokens])
-    columns |= lengths
+    ids = _id_columns(users, features.target_ids, targets, rows.event) | _id_columns(users, features.token_ids, offsets, tokens)
+    columns |= {name: ids[name] for name in sorted(ids, key=lambda name: name.endswith("_length"))}  # lengths are the last
+    for numbers, at, places in ((features.target_numbers, targets, rows.event), (features.token_numbers, offsets, tokens)):
+        columns |= {f"{number.name}_value": _lists(at, users.numbers[number.name][places]) for number in numbers}
+    target = tokens[rows.is_target]
+    moment = np.where(target >= 0, users.order[target], _AFTER_ALL)
+    for sequence in features.sequences:
+        parts = sequences.columns(users.sequences[sequence.name], rows.user, targets, moment, sequence.window_size)
+        columns |= {f"{sequence.name}_{suffix}": _lists(at, values.astype(np.int32)) for suffix, (at, values) in parts.items()}
     none = np.zeros(len(rows.user) + 1, np.int64)
     columns["seen"] = _lists(seen.offsets, seen.values) if seen else _lists(none, np.zeros(0, np.int32))
     return pa.RecordBatch.from_pydict(columns)
+
+
+# The moment of a target that does not exist (inference): after every event.
+_AFTER_ALL = np.iinfo(np.int64).max
+
+
+def _id_columns(users: Users, features: Sequence[Any], offsets: Ints, places: Ints) -> dict[str, pa.Array]:
+    """The `_index` and `_length` columns of features.
+
+    Args:
+        offsets: where the places of each row begin, [R + 1].
+        places: rows of the columns in `users`; those of no click are counted from the end.
+    """
+    columns = {}
+    for feature in features:
+        values = users.features[feature.name]
+        if isinstance(values, Ragged):
+            place = np.where(places < 0, places + len(values.offsets) - 1, places)
+            values = values.slices(values.offsets[place], values.offsets[place + 1])
+            columns[f"{feature.name}_index"] = _lists(values.offsets[offsets], values.values)
+            columns[f"{feature.name}_length"] = _lists(offsets, values.lengths.astype(np.int32))
+        else:
+            columns[f"{feature.name}_index"] = _lists(offsets, values[places])
+    return columns
 
 
 def _lists(offsets: Ints, values: npt.NDArray) -> pa.Array:

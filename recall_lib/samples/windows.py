@@ -39,7 +39,10 @@ class Windows:
     Attributes:
         history: item ids in `samples.order` (ragged int64 [S]).
         item: per item feature the values of each token, history after history (ragged [tokens]).
-        user: per user feature, int64 [T].
+        user: per user feature of one value, int64 [T].
+        lists: per user feature of several values, and per further sequence the tokens before the target (ragged int64 [T]).
+        numbers: per numeric feature of users, float32 [T]; NaN where unknown.
+        item_numbers: per numeric feature of items, float32 [tokens], in the order of `history`.
         example_age: days, float32 [T].
         target: item ids, int64 [T]; 0 where there is none (inference), 1 where it is outside the vocabulary.
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
@@ -49,6 +52,9 @@ class Windows:
     history: Ragged
     item: dict[str, Ragged]
     user: dict[str, Ints]
+    lists: dict[str, Ragged]
+    numbers: dict[str, Float32s]
+    item_numbers: dict[str, Float32s]
     example_age: Float32s
     target: Ints
     negatives: Ints
@@ -72,15 +78,24 @@ class Segments:
         self._start = self.items.offsets[self.segment_of_target]
         self._age = lists["example_age"].values
         self._negatives = lists["negatives"].values
-        self._user = {f.name: lists[f"{f.name}_index"].values for f in features.user}
-        # Per item feature: one list of values for each token.
+        self._user = {f.name: lists[f"{f.name}_index"].values for f in features.target_ids if not f.multi}
+        self._numbers = {n.name: lists[f"{n.name}_value"].values for n in features.target_numbers}
+        self._item_numbers = {n.name: lists[f"{n.name}_value"].values for n in features.token_numbers}
+        # One list of values for each token, or for each target.
         self._item = {
             f.name: Ragged.of(
                 lists[f"{f.name}_index"].values,
                 lists[f"{f.name}_length"].values if f.multi else np.ones(len(self.items.values), np.int64),
             )
-            for f in features.item
+            for f in features.token_ids
         }
+        self._lists = {
+            f.name: Ragged.of(lists[f"{f.name}_index"].values, lists[f"{f.name}_length"].values)
+            for f in features.target_ids
+            if f.multi
+        }
+        for sequence in features.sequences:
+            self._lists[sequence.name] = self._before(lists, sequence.name, sequence.window_size)
 
     @classmethod
     def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Segments:
@@ -95,6 +110,14 @@ class Segments:
     def __len__(self) -> int:
         """Number of targets."""
         return len(self.segment_of_target)
+
+    def _before(self, lists: Mapping[str, Ragged], name: str, window: int) -> Ragged:
+        """The tokens of the last `window` events of a further sequence that each target sees (ragged [T])."""
+        events = lists[f"{name}_length"]  # ragged [segments], values: tokens of each event
+        tokens = Ragged.of(lists[f"{name}_index"].values, events.values)  # ragged [events]
+        oldest = events.offsets[self.segment_of_target]
+        end = oldest + lists[f"{name}_seen"].values
+        return tokens.slices(tokens.offsets[np.maximum(oldest, end - window)], tokens.offsets[end])
 
     def windows(self, targets: Ints) -> Windows:
         """The windows of the given targets, in the given order."""
@@ -163,6 +186,11 @@ class Segments:
                 name: feature.slices(feature.offsets[token], feature.offsets[token + 1]) for name, feature in self._item.items()
             },
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
+            lists={
+                name: lists.slices(lists.offsets[targets], lists.offsets[targets + 1]) for name, lists in self._lists.items()
+            },
+            numbers={name: values[targets] for name, values in self._numbers.items()},
+            item_numbers={name: values[token] for name, values in self._item_numbers.items()},
             example_age=self._age[targets].astype(np.float32),
             target=self.items.values[self._token[targets]].astype(np.int64),
             negatives=negatives,

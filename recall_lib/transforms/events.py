@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
-from recall_lib.config import Features, Input, ItemFeature
+from recall_lib.config import Feature, Features, Input
 from recall_lib.process.errors import DataRefused, NoInput
 from recall_lib.spark.source import MALFORMED, RAW, SOURCE
 from recall_lib.store import schemas
@@ -43,7 +43,7 @@ def rows_with_fate(rows: DataFrame, items: DataFrame | None, settings: Input, fe
     return clicks.withColumns(lists).select(*schemas.events(features).names, FATE, DAY, SOURCE, RAW)
 
 
-def map_columns(rows: DataFrame, settings: Input, features: Features, of_log: list[ItemFeature]) -> DataFrame:
+def map_columns(rows: DataFrame, settings: Input, features: Features, of_log: list[Feature]) -> DataFrame:
     """The log's columns under the names of events, null where a value cannot be read, and what `fate` looks at.
 
     Args:
@@ -276,7 +276,7 @@ def _timestamp(frame: DataFrame, name: str, unit: str) -> Column:
     return F.when(in_range, F.timestamp_micros(micros.cast("long")))
 
 
-def _split_values(text: Column, feature: ItemFeature) -> Column:
+def _split_values(text: Column, feature: Feature) -> Column:
     """The feature's value, or its list of values (empty when there is none); an empty value inside a list is null."""
     if not feature.multi:
         return _known(text)
@@ -284,14 +284,14 @@ def _split_values(text: Column, feature: ItemFeature) -> Column:
     return F.coalesce(F.when(_known(text).isNotNull(), values), F.array().cast("array<string>"))
 
 
-def _item_values(frame: DataFrame, feature: ItemFeature) -> Column:
+def _item_values(frame: DataFrame, feature: Feature) -> Column:
     if isinstance(frame.schema[feature.source].dataType, ArrayType):
         values = F.transform(_column(frame, feature.source).cast("array<string>"), _known)
         return F.coalesce(values, F.array().cast("array<string>")) if feature.multi else F.try_element_at(values, F.lit(1))
     return _split_values(_text(frame, feature.source), feature)
 
 
-def _item_table(items: DataFrame, settings: Input, features: list[ItemFeature]) -> DataFrame:
+def _item_table(items: DataFrame, settings: Input, features: list[Feature]) -> DataFrame:
     """item_id and its features; of several rows for one item the least is taken, so that reruns agree."""
     names = settings.item_columns
     require_columns(items, [names.item_id], "the item table")

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
+from recall_lib.transforms.numbers import encode_numbers, encode_time
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FeatureSize:
     unknown_count: int = 0
 
 
-def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> DataFrame:
+def count_values(events: DataFrame, held_out: DataFrame, features: Features, activity: DataFrame | None = None) -> DataFrame:
     """Training counts: rows (feature, value, count); value null counts what is unknown in the log itself.
 
     Items, item features and user_id count once a click, other user features once a user (as in P). An item that only
@@ -32,23 +33,31 @@ def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> 
     Args:
         events: before the hold-out.
         held_out: those of them that are no training clicks: few, so that they are subtracted rather than the rest sought.
+        activity: the events of further sequences, whose tokens are all counted.
     """
-    clicks = events.withColumn("n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("n")))
+    clicks = with_held_out(events, held_out)
     # A frame a feature: each reads its own column alone, and counts before it moves anything.
     counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
     for feature in (*features.user, *features.item):
         if feature.buckets:
             continue
-        if getattr(feature, "multi", False):
-            counted.append(_count(clicks, feature.name, F.explode(_known_list(feature.name))))
-        elif feature in features.item or feature.name == "user_id":
-            counted.append(_count(clicks, feature.name, F.col(feature.name)))
-        else:
+        rows = clicks
+        if feature in features.user and feature.name != "user_id":
             pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("n").alias("clicks")).where("clicks > 0")
-            counted.append(_count(pairs.withColumn("n", F.lit(1)), feature.name, F.col(feature.name)))
+            rows = pairs.withColumn("n", F.lit(1))
+        value = F.explode(_known_list(feature.name)) if feature.multi else F.col(feature.name)
+        counted.append(_count(rows, feature.name, value))
+    if activity is not None:
+        tokens = activity.select("sequence", F.explode("values").alias("value")).groupBy("sequence", "value")
+        counted.append(tokens.agg(F.count(F.lit(1)).alias("count")).withColumnRenamed("sequence", "feature"))
     values = reduce(DataFrame.unionByName, counted)
     may_be_unseen = (F.col("feature") == ITEM_ID) & F.lit(features.item_id.min_count == 1)
     return values.where((F.col("count") > 0) | may_be_unseen)
+
+
+def with_held_out(events: DataFrame, held_out: DataFrame) -> DataFrame:
+    """The events with `n` 1, and those that are held out again with `n` -1: sums of `n` count the training clicks."""
+    return events.withColumn("n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("n")))
 
 
 def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
@@ -58,7 +67,9 @@ def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
 
 def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
     """The counts with every value below its feature's min_count folded into value null."""
-    limits = {f.name: f.min_count for f in (*features.user, *features.item)} | {ITEM_ID: features.item_id.min_count}
+    limits = {f.name: f.min_count for f in (*features.user, *features.item, *features.sequences)} | {
+        ITEM_ID: features.item_id.min_count
+    }
     limit = F.create_map(*(F.lit(part) for pair in limits.items() for part in pair))[F.col("feature")]
     # Items of the hold-out alone (count 0) are kept: count_values only makes them where the limit is 1.
     kept = (F.col("count") >= limit) | (F.col("count") == 0)
@@ -101,9 +112,11 @@ def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
     """Facts for the manifest: sizes (ids per feature, 0 and 1 counted), counts (values' occurrences, kept and unknown) and
     train_clicks."""
     items = next((size for size in found if size.feature == ITEM_ID), FeatureSize(ITEM_ID))
-    sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item))], FIRST_INDEX)
+    sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item, *features.sequences))], FIRST_INDEX)
     sizes |= {size.feature: size.ids for size in found}
     sizes |= {f.name: FIRST_INDEX + f.buckets for f in (*features.user, *features.item) if f.buckets}
+    sizes |= {n.name: FIRST_INDEX + n.buckets for n in features.numbers if n.form == "buckets"}
+    sizes |= {f.name: FIRST_INDEX + f.values for f in features.time}
     return {
         "sizes": sizes,
         "known_count": {size.feature: size.known_count for size in found},
@@ -119,24 +132,39 @@ def known_items(vocab: DataFrame) -> DataFrame:
 
 
 def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
-    """Adds item_index and `<feature>_index` (int, or list for multi)."""
+    """Adds item_index, `<feature>_index` (int, or list for multi) and `<number>_value` (float)."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
     items = items.select(F.col("value").alias(ITEM_ID), F.col("index").alias("item_index"))
     encoded = events.join(items, ITEM_ID, "left").withColumn("item_index", F.coalesce("item_index", F.lit(UNKNOWN)))
     for feature in (*features.user, *features.item):
         column = f"{feature.name}_index"
-        multi = getattr(feature, "multi", False)
         if feature.buckets:
             each = partial(_bucket, feature)
             encoded = encoded.withColumn(
-                column, F.transform(_known_list(feature.name), each) if multi else each(F.col(feature.name))
+                column, F.transform(_known_list(feature.name), each) if feature.multi else each(F.col(feature.name))
             )
-        elif multi:
+        elif feature.multi:
             encoded = _encode_lists(encoded, vocab, feature.name)
         else:
             encoded = encoded.join(_lookup(vocab, feature.name, feature.name), feature.name, "left")
             encoded = encoded.withColumn(column, F.coalesce(column, F.lit(UNKNOWN)))
-    return encoded
+    return encode_time(encode_numbers(encoded, vocab, features), features)
+
+
+def encode_activity(activity: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
+    """Adds `tokens`, the ids of `values`, in their order; events of other sequences than the features' are left out."""
+    names = [sequence.name for sequence in features.sequences]
+    activity = activity.where(F.col("sequence").isin(names))
+    ids = vocab.where(F.col("value").isNotNull()).select(
+        F.col("feature").alias("sequence"), F.col("value").alias("_value"), F.col("index").alias("_id")
+    )
+    lists = activity.select("sequence", "values").distinct()
+    values = lists.select("*", F.posexplode("values").alias("_place", "_value")).join(ids, ["sequence", "_value"], "left")
+    entry = F.struct("_place", F.coalesce("_id", F.lit(UNKNOWN)).alias("id"))
+    tokens = values.groupBy("sequence", "values").agg(
+        F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["id"]).alias("tokens")
+    )
+    return activity.join(tokens, ["sequence", "values"])
 
 
 def _lookup(vocab: DataFrame, feature: str, key: str) -> DataFrame:
