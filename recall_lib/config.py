@@ -29,6 +29,8 @@ _TABLE_NAMES = {
     "history",
     "negatives",
     "seen",
+    "weight",
+    "impressions",
 }
 # Temporary columns of the transforms. If a log's column has one of these names, map it to a feature with another name.
 _WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
@@ -184,6 +186,7 @@ class Features(Section):
     numbers: tuple[Number, ...] = ()
     time: tuple[TimeFeature, ...] = ()
     sequences: tuple[Sequence, ...] = ()
+    weighted: bool = False  # whether each click has a weight in the loss; set by input.events.weights
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -229,6 +232,8 @@ class Samples(Section):
     max_targets_per_user: int | None = Field(None, ge=1)  # active-user cap (F: 30); null: off
     # Vocabulary and training targets come from the clicks of this many days before dt; histories reach further back. null: all.
     look_back_days: int | None = Field(None, ge=1)
+    # `impressions`: the last items that the user was shown before the target and since the click before it; the rest is drawn.
+    negatives: Literal["drawn", "impressions"] = "drawn"
     negatives_per_positive: int = Field(0, ge=0)
     negatives_alpha: float = Field(1.0, ge=0)  # negatives are drawn by count^alpha
 

@@ -28,6 +28,7 @@ class Batch:
         example_age: days, float32 [T].
         target: item ids, int64 [T].
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
+        weight: of each target in the loss, float32 [T]; None: 1.
         shared: each target's history, and how many of its tokens the target sees, int64 [T] both; None: T = S, and each target
             sees all tokens of its own history.
     """
@@ -42,6 +43,7 @@ class Batch:
     example_age: Tensor
     target: Tensor
     negatives: Tensor
+    weight: Tensor | None = None
     shared: Shared[Tensor] | None = None
 
     @classmethod
@@ -68,6 +70,7 @@ class Batch:
             example_age=tensor(windows.example_age),
             target=tensor(windows.target),
             negatives=tensor(windows.negatives),
+            weight=None if windows.weight is None else tensor(windows.weight),
             shared=None if windows.shared is None else Shared(*map(tensor, windows.shared)),
         )
 

@@ -28,6 +28,8 @@ from recall_lib.samples.sequences import Events
 SEGMENT_LENGTH = 512
 # Clicks of a held-out user's history that are stored however small the window: the item_knn baseline looks at them.
 LEAST_HISTORY = 10
+# The name of the sequence of items that a user was shown, whether clicked or not.
+IMPRESSIONS = "impressions"
 # In place of a click's number: a token that stands for no click.
 START, NONE = -1, -2
 _OF_NO_CLICK = np.array([PADDING, UNKNOWN], np.int32)  # at the places -2 and -1 of a column
@@ -51,6 +53,7 @@ class Users:
         is_target: whether the click may be a target (build.samples_of_day), [clicks].
         features: the ids of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
             those of a token without a click.
+        weight: of each click as a target, float32 [clicks].
         numbers: the value of each numeric feature, NaN where unknown, float32 [clicks + 2].
         sequences: the events of each further sequence.
     """
@@ -64,6 +67,7 @@ class Users:
     age: Float64s
     validates: Bools | None
     is_target: Bools | None
+    weight: Float32s
     features: dict[str, npt.NDArray | Ragged]
     numbers: dict[str, Float32s]
     sequences: dict[str, Events]
@@ -71,9 +75,9 @@ class Users:
     @classmethod
     def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
         """From rows in any order (see transforms.samples.columns and with_activity)."""
-        rows = table
-        if features.sequences:
-            table = rows.filter(pc.is_null(rows.column("sequence")))
+        rows, shown = table, ()
+        if "sequence" in table.column_names:
+            table, shown = rows.filter(pc.is_null(rows.column("sequence"))), (IMPRESSIONS,)
         codes = table.column("user_id").combine_chunks().dictionary_encode()
         by_id = pc.sort_indices(codes.dictionary)  # users in an order that does not depend on the rows'
         ids = codes.dictionary.take(by_id)
@@ -109,12 +113,13 @@ class Users:
             age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
             validates=mark("validates"),
             is_target=mark("is_target"),
+            weight=column("weight").astype(np.float32) if features.weighted else np.ones(len(order), np.float32),
             features={f.name: feature(f"{f.name}_index", f.multi) for f in (*features.target_ids, *features.token_ids)},
             numbers={
                 n.name: np.append(column(f"{n.name}_value"), [np.float32(np.nan)] * 2)
                 for n in (*features.target_numbers, *features.token_numbers)
             },
-            sequences={sequence.name: events(sequence.name) for sequence in features.sequences},
+            sequences={name: events(name) for name in (*(s.name for s in features.sequences), *shown)},
         )
 
 
@@ -315,10 +320,12 @@ class Negatives:
     Attributes:
         own: of each user, the items that are not negatives, ascending (ragged [U]).
         weights: of each item index; see samples.negatives.
+        shown: the items that users were shown; they come first. None: all negatives are drawn.
     """
 
     own: Ragged
     weights: Float64s
+    shown: Events | None = None
 
     def draw(self, users: Users, rows: Rows, k: int) -> npt.NDArray[np.int32]:
         """k negatives for each target of the rows, [targets, k]."""
@@ -326,7 +333,29 @@ class Negatives:
         with np.errstate(over="ignore"):
             nth = (rows.event - users.offsets[user]).astype(np.uint64)
             keys = mix(mix(users.key[user] + _NEGATIVES) + nth)
-        return draw(keys, self.own.slices(self.own.offsets[user], self.own.offsets[user + 1]), self.weights, k)
+        own = self.own.slices(self.own.offsets[user], self.own.offsets[user + 1])
+        given = None if self.shown is None else self._shown_near(self.shown, users, user, rows.event, own, k)
+        return draw(keys, own, self.weights, k, given)
+
+    @staticmethod
+    def _shown_near(shown: Events, users: Users, user: Ints, event: Ints, own: Ragged, k: int) -> Ints:
+        """The last items, up to k, that a user was shown since the click before the target and not after it, [targets, k]."""
+        # The user's first click has none before it: then everything that the user was shown counts.
+        oldest = np.searchsorted(shown.user, user)
+        begin = np.where(event == users.offsets[user], oldest, shown.before(user, users.order[event - 1] + 1))
+        near = Ragged.spans(begin, shown.before(user, users.order[event] + 1))  # ragged [targets], oldest first
+        row = np.repeat(np.arange(len(user)), near.lengths)[::-1]
+        item = shown.tokens.values[near.values][::-1].astype(np.int64)  # newest first
+        forbidden = np.repeat(np.arange(len(user)), own.lengths) << 32 | own.values
+        usable = (item >= FIRST_INDEX) & ~np.isin(row << 32 | item, forbidden)
+        row, item = row[usable], item[usable]
+        _, newest = np.unique(row << 32 | item, return_index=True)
+        newest = newest[np.lexsort((newest, row[newest]))]  # each item once, row by row, newest first
+        row, item = row[newest], item[newest]
+        nth = ranges(np.bincount(row, minlength=len(user)))
+        given = np.zeros((len(user), k), np.int64)
+        given[row[nth < k], nth[nth < k]] = item[nth < k]
+        return given
 
 
 def record_batches(
@@ -363,6 +392,8 @@ def _batch(
         "example_age": _lists(targets, rows.age),
         "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),
     }
+    if features.weighted:
+        columns["weight"] = _lists(targets, users.weight[rows.event])
     ids = _id_columns(users, features.target_ids, targets, rows.event) | _id_columns(users, features.token_ids, offsets, tokens)
     columns |= {name: ids[name] for name in sorted(ids, key=lambda name: name.endswith("_length"))}  # lengths are the last
     for numbers, at, places in ((features.target_numbers, targets, rows.event), (features.token_numbers, offsets, tokens)):

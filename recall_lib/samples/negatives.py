@@ -12,7 +12,9 @@ from recall_lib.samples.ragged import Bools, Float64s, Ints, Ragged
 _ROUNDS = 16
 
 
-def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -> npt.NDArray[np.int32]:
+def draw(
+    keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int, given: Ints | None = None
+) -> npt.NDArray[np.int32]:
     """k different items a target, each next one by its share of the weight that is left.
 
     Args:
@@ -20,19 +22,20 @@ def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -
         own: the items that target may not have, ascending (ragged [n]).
         weights: of each item index, [items]; 0 for what is never drawn (0, 1, count 0).
         k: negatives a target.
+        given: negatives that are there already, [n, k], followed by zeros; None: none. The others are drawn.
 
     Returns:
         Item indexes, int32 [n, k]; rows with fewer candidates than k end in 0.
     """
     n = len(keys)
-    drawn = np.zeros((n, k), np.int64)
+    drawn = np.zeros((n, k), np.int64) if given is None else given.copy()
     cumulative = np.cumsum(weights)
     if not n or not k or not cumulative[-1]:
         return drawn.astype(np.int32)
     items = np.int64(len(weights))
     forbidden = np.repeat(np.arange(n), own.lengths) * items + own.values  # ascending: rows, then items
     for column in range(k):
-        open_rows = np.arange(n)
+        open_rows = np.flatnonzero(drawn[:, column] == PADDING)
         for attempt in range(_ROUNDS):
             uniform = _uniform(keys[open_rows], np.uint64(column * _ROUNDS + attempt))
             item = np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), items - 1)

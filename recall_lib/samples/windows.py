@@ -8,7 +8,7 @@ a segment whole (training.unit `run`): an encoder then runs once for all targets
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -40,24 +40,26 @@ class Windows:
         history: item ids in `samples.order` (ragged int64 [S]).
         item: per item feature the values of each token, history after history (ragged [tokens]).
         user: per user feature of one value, int64 [T].
-        lists: per user feature of several values, and per further sequence the tokens before the target (ragged int64 [T]).
-        numbers: per numeric feature of users, float32 [T]; NaN where unknown.
-        item_numbers: per numeric feature of items, float32 [tokens], in the order of `history`.
         example_age: days, float32 [T].
         target: item ids, int64 [T]; 0 where there is none (inference), 1 where it is outside the vocabulary.
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
+        lists: per user feature of several values, and per further sequence the tokens before the target (ragged int [T]).
+        numbers: per numeric feature of users, float32 [T]; NaN where unknown.
+        item_numbers: per numeric feature of items, float32 [tokens], in the order of `history`.
+        weight: of each target in the loss, float32 [T]; None: 1.
         shared: the part of a history that each target sees; None: target i sees all of history i.
     """
 
     history: Ragged
     item: dict[str, Ragged]
     user: dict[str, Ints]
-    lists: dict[str, Ragged]
-    numbers: dict[str, Float32s]
-    item_numbers: dict[str, Float32s]
     example_age: Float32s
     target: Ints
     negatives: Ints
+    lists: dict[str, Ragged] = field(default_factory=dict)
+    numbers: dict[str, Float32s] = field(default_factory=dict)
+    item_numbers: dict[str, Float32s] = field(default_factory=dict)
+    weight: Float32s | None = None
     shared: Shared[Ints] | None = None
 
     def bags(self) -> dict[str, Ragged]:
@@ -78,6 +80,7 @@ class Segments:
         self._start = self.items.offsets[self.segment_of_target]
         self._age = lists["example_age"].values
         self._negatives = lists["negatives"].values
+        self._weight = lists["weight"].values if features.weighted else None
         self._user = {f.name: lists[f"{f.name}_index"].values for f in features.target_ids if not f.multi}
         self._numbers = {n.name: lists[f"{n.name}_value"].values for n in features.target_numbers}
         self._item_numbers = {n.name: lists[f"{n.name}_value"].values for n in features.token_numbers}
@@ -194,4 +197,5 @@ class Segments:
             example_age=self._age[targets].astype(np.float32),
             target=self.items.values[self._token[targets]].astype(np.int64),
             negatives=negatives,
+            weight=None if self._weight is None else self._weight[targets],
         )

@@ -60,10 +60,12 @@ def events(features: Features) -> StructType:
     }
     columns |= {f.name: ArrayType(StringType()) if f.multi else StringType() for f in (*features.user, *features.item)}
     columns |= {number.name: DoubleType() for number in features.numbers}  # null where unknown
+    columns |= {"weight": DoubleType()} if features.weighted else {}  # of the click as a target
     return _struct(**columns)
 
 
-# What users did besides clicking: one row per event of a further sequence. `values`: the event's tokens.
+# What users did besides clicking: one row per event of a further sequence, or per item that a user was shown (sequence
+# `impressions`). `values`: the event's tokens, or the item's id.
 ACTIVITY = _struct(
     user_id=StringType(),
     event_ts=TimestampType(),
@@ -86,6 +88,7 @@ def segments(features: Features) -> StructType:
         "example_age": ArrayType(FloatType()),  # days, one per target
         "negatives": _INTS,  # negatives_per_positive for each target, padded with 0
     }
+    columns |= {"weight": ArrayType(FloatType())} if features.weighted else {}  # one per target
     columns |= {f"{f.name}_index": _INTS for f in features.target_ids}  # the targets' values, concatenated
     columns |= {f"{f.name}_index": _INTS for f in features.token_ids}  # the tokens' values, concatenated
     # Number of values of each target or token, at least 1.

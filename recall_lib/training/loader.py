@@ -217,6 +217,7 @@ def join(parts: list[Windows]) -> Windows:
         example_age=joined(p.example_age for p in parts),
         target=joined(p.target for p in parts),
         negatives=joined(p.negatives for p in parts),
+        weight=None if first.weight is None else joined(p.weight for p in parts),
     )
 
 
@@ -286,6 +287,6 @@ def _unpack(groups: list[Packed]) -> dict[str, Ragged]:
 
 
 def _dtype(name: str) -> type[np.generic]:
-    if name == "example_age" or name.endswith("_value"):
+    if name in ("example_age", "weight") or name.endswith("_value"):
         return np.float32
     return np.bool_ if name == "is_target" else np.int32
