@@ -22,14 +22,13 @@ import numpy as np
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import listed_users, read_histories
+from recall_lib.day.inputs import listed_users, map_histories
 from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_published
 from recall_lib.inference.vectors import user_vectors
 from recall_lib.retrieval import simple_lsh
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.retrieval.tuning import build_by_promise, measure
-from recall_lib.spark.executors import map_batches
 from recall_lib.store import schemas
 from recall_lib.store.arrays import read_item_vectors
 
@@ -42,7 +41,7 @@ def run(ctx: Context) -> None:
     of_items = ctx.serving.require(ctx.tables.get("vectors", ctx.dt, kind="item"))
     item_ids, vectors = read_item_vectors(of_items.files)
     users, inputs = sample_users(ctx, vectors.shape[1])
-    inputs |= {"models": ctx.serving.model.digest, "vectors/kind=item": of_items.digest}
+    inputs |= {"models": ctx.serving.model.digest, of_items.name_in_day: of_items.digest}
     if settings.factory:
         index = ItemIndex.build(vectors, item_ids, settings.factory, settings.nprobe)
         facts = {"factory": settings.factory, "nprobe": settings.nprobe} | measure(index, index.exact(), users, n)
@@ -67,10 +66,10 @@ def sample_users(ctx: Context, width: int) -> tuple[np.ndarray, dict[str, str]]:
     in_order = listed_users(ctx).orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id")
     drawn = in_order.limit(DRAWN * USERS).collect()
     # Without the hint Spark, which does not know how few they are, would shuffle all clicks to join them.
-    histories, inputs = read_histories(ctx, F.broadcast(ctx.spark.createDataFrame(drawn, in_order.schema)))
-    model = ship_published(ctx.spark, ctx.serving.model)
-    found = map_batches(histories, partial(user_vectors, model=model), schemas.USER_VECTORS).collect()
-    vector = {row["user_id"]: row["vector"] for row in found}
+    users = F.broadcast(ctx.spark.createDataFrame(drawn, in_order.schema))
+    work = partial(user_vectors, model=ship_published(ctx.spark, ctx.serving.model))
+    found, inputs = map_histories(ctx, work, schemas.USER_VECTORS, users)
+    vector = {row["user_id"]: row["vector"] for row in found.collect()}
     vectors = np.array([vector[user] for (user,) in drawn], np.float32).reshape(-1, width)
     _, first = np.unique(vectors, axis=0, return_index=True)
     return vectors[np.sort(first)[:USERS]], inputs

@@ -3,7 +3,8 @@
 The figures are hit rate, recall, NDCG, MRR, coverage and popularity.
 
 With `evaluation.protocol: day` the clicks of dt are the test. Until the events of dt are published,
-metrics.json has the status "pending" and no figures.
+metrics.json has the status "pending" and no figures. If they came or changed after the samples, this
+job also publishes the test samples.
 """
 
 import json
@@ -19,7 +20,7 @@ from pyspark.sql import functions as F
 from jobs.samples import publish_test_of_day
 from recall_lib.day.baselines import save_baselines
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import read_test, test_of_day_is_current, training_clicks
+from recall_lib.day.inputs import baseline_clicks, read_test, test_of_day_is_current
 from recall_lib.day.job import main
 from recall_lib.inference.evaluate import evaluate
 from recall_lib.inference.shipping import ship_folder, ship_published
@@ -47,7 +48,7 @@ def run(ctx: Context) -> None:
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
     with tempfile.TemporaryDirectory() as folder:
         vocab = serving.vocab.read(schemas.VOCAB)
-        clicks, items = training_clicks(ctx), known_items(vocab)
+        clicks, items = baseline_clicks(ctx), known_items(vocab)
         recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
         popular = item_counts(serving.vocab.files)
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)

@@ -7,10 +7,10 @@ import importlib
 import sys
 from collections.abc import Collection
 
-from recall_lib import datasets
 from recall_lib.day.context import Context
 from recall_lib.day.job import main
 from recall_lib.process import messages
+from recall_lib.store import datasets
 from recall_lib.training.launch import backend
 from recall_lib.training.spec import first_weights
 

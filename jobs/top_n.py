@@ -11,17 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import functions as F
 
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import listed_users, read_allowed_items, read_histories
+from recall_lib.day.inputs import listed_users, map_histories, read_allowed_items
 from recall_lib.day.job import main
 from recall_lib.inference.shipping import ship_folder, ship_published
 from recall_lib.inference.top_n import TOP_N, TOP_N_USER_ID, VECTORS, save_recommendable, write_pass
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import FIRST_INDEX
-from recall_lib.spark.executors import map_batches
+from recall_lib.samples.ragged import Ints
 from recall_lib.spark.writing import WRITTEN
 from recall_lib.store import schemas
 from recall_lib.transforms.popular import ALL
@@ -35,9 +34,7 @@ def run(ctx: Context) -> None:
     allowed, made_from = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
-    histories, inputs = read_histories(ctx)
-    inputs["models"] = model.digest
-    made_from |= inputs | {"index": index.digest, "popular": popular}
+    made_from |= {"index": index.digest, "popular": popular}
     # Counted apart from the work on them: the audits compare the two.
     facts = serving.stamp | {"users_in": listed_users(ctx).count()}
     tables = [TOP_N, TOP_N_USER_ID] if settings.user_id_only else [TOP_N]
@@ -47,9 +44,7 @@ def run(ctx: Context) -> None:
             table: stack.enter_context(ctx.tables.publishing(table, ctx.dt, inputs=made_from, facts=facts))
             for table in reversed(tables)
         }
-        staged[VECTORS] = stack.enter_context(
-            ctx.tables.publishing(VECTORS, ctx.dt, inputs=inputs, facts=serving.stamp, kind="user")
-        )
+        staged[VECTORS] = stack.enter_context(ctx.tables.publishing(VECTORS, ctx.dt, facts=serving.stamp, kind="user"))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         save_recommendable(folder, allowed, clicks)
         work = partial(
@@ -61,15 +56,17 @@ def run(ctx: Context) -> None:
             n=settings.n,
             filter_seen=settings.filter_seen,
         )
-        written = map_batches(histories, work, WRITTEN).collect()
+        files, inputs = map_histories(ctx, work, WRITTEN)
+        written = files.collect()
         for table, one in staged.items():
+            one.inputs |= inputs | {"models": model.digest}
             one.keep(written, schemas.USER_VECTORS if table == VECTORS else schemas.TOP_N)
     for table in tables:
         users = staged[table].publication.manifest["rows"]
         ctx.say(f"{table}: {users} users, up to {settings.n} of {allowed.sum()} items each")
 
 
-def read_popular(ctx: Context, items: int) -> tuple[npt.NDArray[np.int64], str]:
+def read_popular(ctx: Context, items: int) -> tuple[Ints, str]:
     """Clicks in popular/dt, window `all`, of each item index of the serving day, [items], and the table's digest.
 
     Raises:

@@ -34,10 +34,10 @@ class Inputs:
     """Everything that decides the weights, as it was found.
 
     Attributes:
-        vocab: of the day.
-        splits: the samples, `train` and `validation`.
-        items: items/dt, the items' features and prior; None: the model needs neither.
-        first: what the weights are at first; None: they are drawn.
+        vocab: the day's vocabulary.
+        splits: the samples, by split: `train` and `validation`.
+        items: items/dt, the items' features and prior; None if the model needs neither.
+        first: the initial weights; None if they are drawn at random.
     """
 
     vocab: Publication
@@ -46,10 +46,9 @@ class Inputs:
     first: FirstWeights | None
 
     def digests(self) -> dict[str, str]:
-        """Of each of them, by name."""
-        found = {"vocab": self.vocab.digest, **{split: samples.digest for split, samples in self.splits.items()}}
-        if self.items:
-            found["items"] = self.items.digest
+        """The digest of each of them, by name."""
+        tables = [self.vocab, *self.splits.values(), *([self.items] if self.items else [])]
+        found = {table.name_in_day: table.digest for table in tables}
         if self.first:
             found[f"models/dt={self.first.dt}"] = self.first.version
         return found
@@ -65,7 +64,7 @@ def run(ctx: Context) -> None:
     facts: dict[str, Any] = {"init": "yesterday" if found.first else "scratch", "backend": over}
     with tables.publishing("models", ctx.dt, inputs=found.digests(), facts=facts) as staged:
         facts |= launch(spec, staged.folder)
-        verdict = promotion.judge(tables, ctx.dt, facts["version"], facts["validation"])
+        verdict = promotion.decide(tables, ctx.dt, facts["version"], facts["validation"])
         # The files' own digest would tell of clocks and speeds in the logs.
         staged.facts |= facts | {"digest": facts["version"], "serving_dt": verdict.serving_dt}
         staged.inputs |= verdict.inputs

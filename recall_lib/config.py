@@ -32,9 +32,10 @@ _TABLE_NAMES = {
     "weight",
     "impressions",
 }
-# Temporary columns of the transforms. If a log's column has one of these names, map it to a feature with another name.
-_WORK_NAMES = {"tie", "order", "validates", "is_target", "user", "group", "nth", "from_end", "clicks", "n"}
-RESERVED_NAMES = frozenset(_TABLE_NAMES | _WORK_NAMES)
+# Columns that the transforms add to clicks. If a log's column has one of these names, map it to a feature with another name.
+# Temporary columns have names like `_nth`, which no feature can have.
+_ADDED_NAMES = {"tie", "order", "validates", "is_target"}
+RESERVED_NAMES = frozenset(_TABLE_NAMES | _ADDED_NAMES)
 _SUFFIXES = ("_index", "_length", "_value", "_seen")  # of the samples' columns
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
@@ -87,10 +88,15 @@ class Input(Section):
         return self
 
 
-class Feature(Section):
-    """A categorical feature: its column, vocabulary and embedding."""
+class Named(Section):
+    """Something of the log that the model reads."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the tables' column
+
+
+class Feature(Named):
+    """A categorical feature: its column, vocabulary and embedding."""
+
     column: str = ""  # column of the log, item table or user table; empty: the name
     min_count: int = Field(20, ge=1)  # rarer values become unknown (P: feat_appear_limit)
     buckets: int | None = Field(None, ge=1)  # hash values into this many ids; null: use a vocabulary
@@ -104,14 +110,13 @@ class Feature(Section):
         return self.column or self.name
 
 
-class Number(Section):
+class Number(Named):
     """A numeric feature. What is unknown has an input of its own, or with `buckets` the id unknown.
 
     `quantiles`: the value's place among the training clicks' percentiles, in [0, 1], with its square and its root (paper,
     section 4.1). `buckets`: an embedding of the equally filled bucket that the value is in. `raw`: the value as it is (F).
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     column: str = ""  # column of the log, item table or user table; empty: the name
     of: Literal["user", "item"] = "user"  # user: the value at the target's click, at inference that of the newest click
     form: Literal["quantiles", "buckets", "raw"] = "quantiles"
@@ -131,7 +136,7 @@ class Number(Section):
         return 4 if self.form == "quantiles" else 2
 
 
-class TimeFeature(Section):
+class TimeFeature(Named):
     """The target's hour of day or day of the week. At inference it is that of the moment at which dt begins."""
 
     name: Literal["hour", "weekday"]
@@ -145,10 +150,9 @@ class TimeFeature(Section):
         return {"hour": 24, "weekday": 7}[self.name]
 
 
-class Sequence(Section):
+class Sequence(Named):
     """A further sequence of what a user did before the target, such as searches; the paper treats each sequence alike."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     events: tuple[str, ...] = ()  # kinds of events (input.events.column) that form it; empty: the clicks
     column: str = ""  # of the log; empty: the name
     # `value`: the column's text is one token. `words`: its words and its pairs of neighbouring words are tokens (paper).

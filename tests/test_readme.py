@@ -6,9 +6,9 @@ import yaml
 
 from recall_lib.commands.cli import JOBS
 from recall_lib.config import Config, Features
-from recall_lib.datasets import DATASETS, EVERYTHING, name_of
 from recall_lib.process.errors import EXIT_CODES
 from recall_lib.store import schemas
+from recall_lib.store.datasets import DATASETS, EVERYTHING, name_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -34,13 +34,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recall_lib import datasets
 from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.day.job import context, run_alone
 from recall_lib.process import children, messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, RecallError, UsageError
+from recall_lib.store import datasets
 from recall_lib.store.tables import Tables
 
 # The states that each --reprocess takes up.
@@ -84,7 +84,7 @@ class Asked:
     max_active: int
     stop: bool
 
-    def judge(self, days: Sequence[str]) -> dict[str, Day]:
+    def states(self, days: Sequence[str]) -> dict[str, Day]:
         """The days as they are published at this moment."""
         now = Days(self.config)
         return {day: now.day(day, self.jobs) for day in days}
@@ -162,7 +162,7 @@ def run(request: Asked, dry_run: bool = False) -> None:
     Raises:
         Incomplete: not all days are published at the end.
     """
-    before = request.judge(request.days)
+    before = request.states(request.days)
     todo = [day for day in request.days if request.takes_up(before[day])]
     require_in_order(request, todo)
     if request.config.input.ordering == "position":
@@ -173,7 +173,7 @@ def run(request: Asked, dry_run: bool = False) -> None:
         output = log_folder(Tables(request.config))
         messages.say("backfill", f"{len(todo)} of {len(request.days)} days to run, output in {output}")
         attempts = run_days(request, todo)
-    after = request.judge(request.days)
+    after = request.states(request.days)
     messages.show("backfill", summary(request, before, after, attempts, todo if dry_run else ()))
     if dry_run:
         return
@@ -217,7 +217,7 @@ def run_days(request: Asked, todo: Sequence[str]) -> dict[str, Attempt]:
         while waiting or active:
             while waiting and len(active) < request.max_active:
                 day = waiting.pop(0)
-                if request.takes_up(request.judge([day])[day]):  # still: another backfill may have come first
+                if request.takes_up(request.states([day])[day]):  # still: another backfill may have come first
                     jobs = ["--jobs", ",".join(request.jobs)] if request.jobs else []
                     active[day] = Process([*request.arguments, "--dt", day, *jobs], log_folder(tables) / f"dt={day}.log")
                 else:

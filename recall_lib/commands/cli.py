@@ -8,9 +8,9 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from recall_lib import datasets
 from recall_lib.process.command import guarded
 from recall_lib.process.errors import EXIT_CODES
+from recall_lib.store import datasets
 
 JOBS = (*datasets.jobs(), "pipeline")
 TOOLS = ("query", "dump", "demo", "simulate", "submit", "gc", "forget", "backfill", "status")

@@ -26,14 +26,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recall_lib import datasets
 from recall_lib.config import load_config
-from recall_lib.datasets import Dataset
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import UsageError
 from recall_lib.spark.session import start
-from recall_lib.store import locks
+from recall_lib.store import datasets, locks
+from recall_lib.store.datasets import Dataset
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from recall_lib.config import load_config
-from recall_lib.datasets import DATASETS
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, UsageError
 from recall_lib.spark.session import start
 from recall_lib.store import locks
+from recall_lib.store.datasets import DATASETS
 from recall_lib.store.folders import MANIFEST, named_aside
 from recall_lib.store.serving import serving_day
 from recall_lib.store.tables import Tables

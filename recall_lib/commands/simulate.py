@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
@@ -29,6 +28,7 @@ from recall_lib.config import Features, Spark
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import UsageError
+from recall_lib.samples.ragged import Ints
 from recall_lib.spark.executors import map_batches
 
 _READERS_OF_A_FILE = 64_000  # unless --files says otherwise
@@ -177,9 +177,7 @@ def _write_part(plan: simulator.Plan, ids: pa.StringArray, folder: str, part: in
     return written
 
 
-def _raw_rows(
-    block: simulator.Block, readers: dict[str, pa.StringArray], ids: pa.StringArray, rows: npt.NDArray[np.int64]
-) -> pa.Table:
+def _raw_rows(block: simulator.Block, readers: dict[str, pa.StringArray], ids: pa.StringArray, rows: Ints) -> pa.Table:
     user = pa.array(block.user[rows])
     columns = {
         "article_id": ids.take(pa.array(block.item[rows])),

@@ -5,7 +5,7 @@
 The state of a day:
   published  every table of the pipeline is there, made from the current inputs and settings
   stale      an input has changed since, such as an earlier day's events, or a setting of a table
-             (recall_lib/datasets.py lists the settings of each)
+             (recall_lib/store/datasets.py lists the settings of each)
   failed     the last backfill of the day ended with an error
   missing    a table is not there
 
@@ -22,18 +22,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from recall_lib import datasets
 from recall_lib.config import Config, load_config, parse_day
-from recall_lib.datasets import DATASETS
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
-from recall_lib.store import locks
+from recall_lib.store import datasets, locks
+from recall_lib.store.datasets import DATASETS
 from recall_lib.store.digests import EMPTY_DIGEST
 from recall_lib.store.tables import Tables
 
 PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
-# What the manifests call their inputs, where that is not the publication's name.
-_INPUTS = {"train": "samples/split=train", "validation": "samples/split=validation", "samples": "samples/split=test"}
 _EVENTS = "events/dt="
 _FAILED = ".failed.json"
 
@@ -89,7 +86,7 @@ class Days:
         failure = self.tables.read_json(path) if self.tables.fs.exists(path) else None
         required = [name for job in needed for name in by_job[job]]
         others = self.others(manifests, dt)
-        state, why = judge(required, manifests, self.events, dt, failure, ordered, others)
+        state, why = state_of(required, manifests, self.events, dt, failure, ordered, others)
         if state in (PUBLISHED, STALE) and (settings := self._made_with(required, manifests)):
             state, why = STALE, "; ".join(filter(None, (why, *settings)))
         return Day(manifests, failure, state, why)
@@ -134,7 +131,7 @@ def failure_file(tables: Tables, dt: str) -> str:
     return f"{tables.root}/_backfill/dt={dt}{_FAILED}"
 
 
-def judge(
+def state_of(
     required: Sequence[str],
     manifests: Manifests,
     events: Mapping[str, str],
@@ -176,7 +173,7 @@ def _changed_inputs(
         now |= {name: others.get(f"{name}/dt={serving}", "") for name in ("vocab", "models")}
     then = dict(manifest["inputs"])
     days = {name for name in then if name.startswith(_EVENTS)}
-    changed = [name for name, digest in then.items() if now.get(_INPUTS.get(name, name)) != digest]
+    changed = [name for name, digest in then.items() if now.get(name) != digest]
     if ordered:  # what is older than all stored clicks has passed its retention, and changes no more
         changed = [name for name in changed if not name.startswith(_EVENTS) or name >= _EVENTS + min(events, default="~")]
     if ordered and any(name < _EVENTS + dt for name in days):  # it knows all clicks before dt, or did

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
-from recall_lib.datasets import other_settings
 from recall_lib.day.context import Context
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.build import TEST
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.samples.ragged import Bools
 from recall_lib.spark import source
 from recall_lib.spark.grouping import partitions_for
 from recall_lib.store import schemas
+from recall_lib.store.datasets import other_settings
 from recall_lib.store.digests import EMPTY_DIGEST, content_digests
 from recall_lib.store.publication import Publication
 from recall_lib.transforms import holdout, samples
@@ -25,14 +26,19 @@ from recall_lib.transforms.events import require_columns
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
 from recall_lib.transforms.numbers import at_moment
+from recall_lib.transforms.samples import Work
 from recall_lib.transforms.vocab import encode, encode_activity, known_items
 
 
-def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFrame, dict[str, str]]:
-    """One row per user (schemas.segments), from the clicks before dt, and the inputs' digests.
+def map_histories(
+    ctx: Context, work: Work, schema: StructType, users: DataFrame | None = None
+) -> tuple[DataFrame, dict[str, str]]:
+    """What `work` makes of the users' histories before dt, one row per user of schemas.segments, and the inputs' digests.
 
     Args:
         ctx: the day's context.
+        work: see transforms.samples.map_histories.
+        schema: of the rows that `work` yields.
         users: some of `listed_users`; None: all of them. A user without clicks has an empty history and unknown features.
     """
     config = ctx.config
@@ -50,7 +56,8 @@ def read_histories(ctx: Context, users: DataFrame | None = None) -> tuple[DataFr
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     clicks, of_activity = with_activity(ctx, clicks, vocab)
     inputs |= of_activity
-    return samples.histories(clicks, partitions_of_history(ctx), config.features, config.samples), inputs
+    partitions = partitions_of_history(ctx)
+    return samples.map_histories(clicks, partitions, config.features, config.samples, work, schema), inputs
 
 
 def with_activity(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
@@ -84,7 +91,7 @@ def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
     return ids.where("id NOT IN ('', 'NULL')")
 
 
-def read_allowed_items(ctx: Context) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
+def read_allowed_items(ctx: Context) -> tuple[Bools, dict[str, str]]:
     """Whether each item index may be recommended (top_n.allow without top_n.deny), bool [n], and the lists' digests.
 
     Raises:
@@ -149,7 +156,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     return frame, inputs | of_activity, facts
 
 
-def _last_clicks(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
+def _test_of_last_click(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
     """Protocol `last_click`: each user's last click with the clicks before it, the inputs' digests, and no counts."""
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
@@ -169,7 +176,7 @@ def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[Dat
 def _first_clicks(events: DataFrame) -> DataFrame:
     """Each user's first click, with `tie`."""
     first = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order()))
-    return tie_breaker(events).withColumn("nth", first).where("nth = 1").drop("nth")
+    return tie_breaker(events).withColumn("_nth", first).where("_nth = 1").drop("_nth")
 
 
 def test_of_day_is_current(ctx: Context) -> bool:
@@ -203,9 +210,9 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
                 f"{stored.name} was made from other tables than the current ones: run `recall samples --dt {ctx.dt}`"
             )
         test, facts = stored.read(schemas.segments(features)), stored.manifest
-        made_from["samples"] = stored.digest
+        made_from[stored.name_in_day] = stored.digest
     else:
-        test, made_from, facts = (test_of_day if protocol == "day" else _last_clicks)(ctx, ctx.serving.vocab)
+        test, made_from, facts = (test_of_day if protocol == "day" else _test_of_last_click)(ctx, ctx.serving.vocab)
     head = {"protocol": protocol, "status": "final", "users_new": facts.get("users_new", 0), "users_repeat": 0}
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: a repeated item may be missing from the vocabulary, and then it is not in `seen`.
@@ -216,7 +223,7 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     return test, head, made_from
 
 
-def training_clicks(ctx: Context) -> DataFrame:
+def baseline_clicks(ctx: Context) -> DataFrame:
     """The clicks that the baselines may use, with `tie`: `last_click`: without held-out clicks; `day`: all before dt."""
     events, _ = ctx.history()
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)

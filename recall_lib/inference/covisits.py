@@ -1,4 +1,4 @@
-"""Counts of item pairs that the same users clicked, one block of items at a time."""
+"""Counts of pairs of items that the same users clicked, one block of items at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scipy import sparse
 
 from recall_lib.samples.ragged import Ragged
 
-_CLICKS = 1 << 22  # clicks whose pairs are counted at once: bounds a worker's memory, apart from the counts themselves
+_CLICKS = 1 << 22  # clicks whose pairs are counted at once; bounds a worker's memory apart from the counts
 
 
 def count_covisits(batches: Iterable[pa.RecordBatch], *, items: int, blocks: int) -> Iterator[pa.RecordBatch]:
     """Rows of transforms.related.spread_by_item -> rows of its COVISITS, for the items of the blocks in these rows.
 
-    Memory grows with the number of pairs that occur, not with the users.
+    Memory grows with the number of different pairs, not with the number of users.
 
     Args:
         batches: all rows of one or more blocks.
@@ -27,10 +27,11 @@ def count_covisits(batches: Iterable[pa.RecordBatch], *, items: int, blocks: int
     """
     total = sparse.csr_matrix((items, items), dtype=np.int32)
     for table in _stacks(batches):
-        lists = Ragged.from_arrow(table.column("items").combine_chunks())
-        user = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
+        lists = Ragged.from_arrow(table.column("items").combine_chunks())  # ragged [rows]; a row is a user in a block
+        user = np.repeat(np.arange(len(lists.lengths)), lists.lengths)  # [clicks], as `mine`
         clicked = _matrix(user, lists.values, (len(lists.lengths), items))
         mine = lists.values % blocks == table.column("block").to_numpy()[user]
+        # The block's items of each user with all items of the user: [items, rows] @ [rows, items].
         total = total + _matrix(user[mine], lists.values[mine], clicked.shape).T.tocsr() @ clicked
     total.sort_indices()
     rows = np.flatnonzero(np.diff(total.indptr))
@@ -46,6 +47,7 @@ def count_covisits(batches: Iterable[pa.RecordBatch], *, items: int, blocks: int
 
 
 def _matrix(rows: npt.NDArray, columns: npt.NDArray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Ones at the given rows and columns."""
     return sparse.csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), shape)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import ItemToItem, MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
-MOST = CUTOFFS[-1]
+DEPTH = CUTOFFS[-1]  # items per list
 PERSONAL = ("model", "item_knn", EASE)  # these have no recommendations for a user without history
 
 
@@ -37,9 +37,9 @@ def evaluate(
     Args:
         batches: test rows; a target outside the vocabulary or among the filtered seen items is a miss.
         model: the towers.
-        index: the item vectors; the search is exact for every kind of index.
-        baselines: the folder that `save_baselines` wrote.
-        filter_seen: leave out the items that the user has clicked, for all recommenders.
+        index: the item vectors; they are searched exactly, whatever the kind of the index.
+        baselines: the folder of `save_baselines`.
+        filter_seen: whether all recommenders leave out the items that the user has clicked.
     """
     towers, meta = load_model(model)
     items, popular, recent, by_history = _recommenders(index, baselines)
@@ -52,18 +52,19 @@ def evaluate(
             seen = Ragged.of(seen.values[:0], np.zeros_like(seen.lengths))
         users, last = infer(towers, windows), _last_clicks(rows)
         results = {
-            "model": (items.search(users, MOST, seen)[0], items.rank(users, targets, seen)),
-            "popular": (popular.search(MOST, seen), popular.rank(targets, seen)),
-            "recent_popular": (recent.search(MOST, seen), recent.rank(targets, seen)),
-            **{name: one.search_and_rank(last, MOST, targets, seen) for name, one in by_history.items()},
+            # (items [B, DEPTH], ranks [B])
+            "model": (items.search(users, DEPTH, seen)[0], items.rank(users, targets, seen)),
+            "popular": (popular.search(DEPTH, seen), popular.rank(targets, seen)),
+            "recent_popular": (recent.search(DEPTH, seen), recent.rank(targets, seen)),
+            **{name: one.search_and_rank(last, DEPTH, targets, seen) for name, one in by_history.items()},
         }
-        known = np.append(0, np.cumsum(windows.history.values >= FIRST_INDEX))[windows.history.offsets]
-        unknown = np.diff(known) == 0
+        known = np.append(0, np.cumsum(windows.history.values >= FIRST_INDEX))[windows.history.offsets]  # [B + 1]
+        unknown = np.diff(known) == 0  # [B], whether the history has no known item
         for name, (found, ranks) in results.items():
             if name in PERSONAL:
                 found[unknown], ranks[unknown] = (hottest[unknown] for hottest in results["popular"])
             tally.add(name, found, ranks)
-    yield from tally.batches()
+    yield from tally.record_batches()
 
 
 class _Tally:
@@ -74,17 +75,19 @@ class _Tally:
         self.items = {(name, k): np.zeros(items, np.int64) for name in RECOMMENDERS for k in CUTOFFS}
 
     def add(self, name: str, found: Ints, ranks: Ints) -> None:
+        """Count a recommender's lists, [B, DEPTH], and the targets' ranks, [B]."""
         self.ranks[name] += np.bincount(ranks, minlength=len(self.ranks[name]))
         for k in CUTOFFS:
-            counts = np.bincount(found[:, :k].reshape(-1), minlength=len(self.ranks[name]))
+            counts = np.bincount(found[:, :k].reshape(-1), minlength=len(self.ranks[name]))  # [B, k] -> [B * k] -> [items]
             counts[PADDING] = 0
             self.items[name, k] += counts
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def record_batches(self) -> Iterator[pa.RecordBatch]:
+        """The counts as rows of TALLY."""
         for (name, k), counts in [*(((name, RANKS), counts) for name, counts in self.ranks.items()), *self.items.items()]:
             key = np.flatnonzero(counts)
-            whose = pa.array([name] * len(key), pa.string())  # with a type, because the list may be empty
-            columns = {"recommender": whose, "cutoff": pa.array(np.full(len(key), k, np.int32))}
+            named = pa.array([name] * len(key), pa.string())  # with a type, because the list may be empty
+            columns = {"recommender": named, "cutoff": pa.array(np.full(len(key), k, np.int32))}
             yield pa.RecordBatch.from_pydict(columns | {"key": pa.array(key), "count": pa.array(counts[key])})
 
 
@@ -101,6 +104,7 @@ def _recommenders(index: Shipped, baselines: Shipped) -> tuple[ItemIndex, MostCl
 
 
 def _last_clicks(rows: pa.RecordBatch) -> Ragged:
+    """The last LEAST_HISTORY clicks before each row's target (ragged [B])."""
     tokens = Ragged.from_arrow(rows.column("item_index"))
     end = tokens.offsets[1:] - 1  # the last token is the target
     return tokens.slices(np.maximum(tokens.offsets[:-1], end - LEAST_HISTORY), end)

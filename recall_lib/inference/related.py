@@ -25,7 +25,7 @@ def related_by_vectors(
 ) -> Iterator[pa.RecordBatch]:
     """Rows item_index -> rows of schemas.RELATED: the n items whose vectors have the largest cosine with the item's.
 
-    `has_bias`: the first number of each vector is the item's bias; it is left out, because it is not about similarity.
+    With `has_bias` the first number of each vector is the item's bias. It is left out, because it does not measure similarity.
     """
     items = _cosine_index(index, has_bias)
     for rows in blocks(batches):
@@ -53,10 +53,9 @@ def related_by_covisits(
         found, scores = np.zeros((len(own), n), np.int64), np.zeros((len(own), n), np.float32)
         for row, item in enumerate(own):
             span = slice(others.offsets[row], others.offsets[row + 1])
-            other = others.values[span]
-            cosine = (users.values[span] / np.sqrt((users_of_item[item] * users_of_item[other]).astype(np.float64))).astype(
-                np.float32
-            )
+            other = others.values[span]  # [others], as `norms`, `cosine`
+            norms = np.sqrt((users_of_item[item] * users_of_item[other]).astype(np.float64))
+            cosine = (users.values[span] / norms).astype(np.float32)
             best = np.lexsort((items.id_rank[other], -cosine))
             best = best[other[best] != item][:n]
             found[row, : len(best)], scores[row, : len(best)] = other[best], cosine[best]

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.inference.shipping import Shipped, load_index, load_model, task_cpus
-from recall_lib.inference.vectors import Floats, blocks, infer, read_windows, user_id_alone, vectors_of_users
+from recall_lib.inference.vectors import blocks, infer, read_windows, user_id_alone, vectors_of_users
 from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Bools, Float32s, Ints, Ragged
 from recall_lib.spark.writing import write_files
 
 if TYPE_CHECKING:
     from recall_lib.retrieval.baselines import MostClicked
     from recall_lib.retrieval.index import ItemIndex
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 MODEL, POPULAR = "model", "popular"  # where a list comes from
 VECTORS, TOP_N, TOP_N_USER_ID = "vectors", "top_n", "top_n_user_id"  # the tables that the pass writes
 
@@ -44,7 +41,7 @@ class Recommendable:
     clicks: Ints
     place: Ints
 
-    def lists(self, users: Floats, known: Bools, n: int, seen: Ragged) -> dict[str, pa.Array]:
+    def lists(self, users: Float32s, known: Bools, n: int, seen: Ragged) -> dict[str, pa.Array]:
         """Columns `items` and `source` of schemas.TOP_N.
 
         Args:
@@ -53,7 +50,7 @@ class Recommendable:
             n: items per user.
             seen: items to leave out of each user's list, by their new numbers.
         """
-        found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)
+        found, scores = np.zeros((len(users), n), np.int64), np.zeros((len(users), n), np.float32)  # [B, n] each
         found[known], scores[known] = self.items.search(users[known], n, _rows(seen, known))
         found[~known] = self.popular.search(n, _rows(seen, ~known))
         scores[~known] = self.clicks[found[~known]]
@@ -138,12 +135,13 @@ def write_pass(batches: Iterable[pa.RecordBatch], *, folders: Mapping[str, str],
 
 
 def _rows(lists: Ragged, chosen: Bools) -> Ragged:
+    """The chosen lists, `chosen`: [n]."""
     return lists.slices(lists.offsets[:-1][chosen], lists.offsets[1:][chosen])
 
 
-def scored_items(found: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], item_ids: pa.Array) -> pa.Array:
+def scored_items(found: Ints, scores: Float32s, item_ids: pa.Array) -> pa.Array:
     """Item indexes [n, k] (0: no item) and their scores [n, k], as a column of schemas.SCORED_ITEMS."""
-    there = found != PADDING
+    there = found != PADDING  # [n, k]; indexing with it gives [items found], row after row
     offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
     pairs = pa.StructArray.from_arrays([item_ids.take(pa.array(found[there])), pa.array(scores[there])], ["item_id", "score"])
     return pa.ListArray.from_arrays(pa.array(offsets), pairs)

@@ -7,19 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recall_lib.config import Features, Samples
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.samples.ids import UNKNOWN
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Ragged
 from recall_lib.samples.windows import Segments, Windows
 
-# The most rows, tokens and results in memory at once: they bound a worker's memory for every batch size of Spark.
+# The most rows, tokens and results in memory at once. They bound a worker's memory, whatever Spark's batch size.
 _ROWS, _TOKENS, _RESULTS = 1024, 1 << 15, 1 << 18
-
-Floats = npt.NDArray[np.float32]
 
 
 def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterator[pa.RecordBatch]:
@@ -29,7 +26,7 @@ def user_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
         yield vectors_of_users(rows, infer(towers, read_windows(rows, meta)))
 
 
-def vectors_of_users(rows: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
+def vectors_of_users(rows: pa.RecordBatch, vectors: Float32s) -> pa.RecordBatch:
     """Rows of schemas.USER_VECTORS: the user ids of `rows`, [n], with their vectors, [n, d]."""
     return pa.RecordBatch.from_pydict({"user_id": rows.column("user_id"), "vector": list_column(vectors)})
 
@@ -50,7 +47,7 @@ def item_vectors(batches: Iterable[pa.RecordBatch], *, model: Shipped) -> Iterat
 
 
 def blocks(batches: Iterable[pa.RecordBatch], tokens: int = 1, results: int = 1) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of bounded size. `tokens`, `results`: the most that one row has."""
+    """The same rows in batches of bounded size. `tokens`, `results`: the most that one row can have."""
     size = max(1, min(_ROWS, _TOKENS // tokens, _RESULTS // results))
     for batch in batches:
         for start in range(0, batch.num_rows, size):
@@ -80,7 +77,7 @@ def user_id_alone(windows: Windows) -> Windows:
     )
 
 
-def infer(towers: Any, windows: Windows) -> Floats:
+def infer(towers: Any, windows: Windows) -> Float32s:
     """User vectors, float32 [B, d]."""
     import torch
 
@@ -90,7 +87,7 @@ def infer(towers: Any, windows: Windows) -> Floats:
         return towers.user_vectors(Batch.of(windows)).numpy()
 
 
-def list_column(vectors: Floats) -> pa.Array:
+def list_column(vectors: Float32s) -> pa.Array:
     """[n, d] as an Arrow list column of float32."""
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]  # [n + 1]; the values: [n, d] -> [n * d]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy.typing as npt
 import torch
@@ -37,12 +37,12 @@ class Batch:
     length: Tensor
     item: dict[str, tuple[Tensor, Tensor]]
     user: dict[str, Tensor]
-    lists: dict[str, tuple[Tensor, Tensor]]
-    numbers: dict[str, Tensor]
-    item_numbers: dict[str, Tensor]
     example_age: Tensor
     target: Tensor
     negatives: Tensor
+    lists: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    item_numbers: dict[str, Tensor] = field(default_factory=dict)
     weight: Tensor | None = None
     shared: Shared[Tensor] | None = None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,12 +18,13 @@ from recall_lib.config import Training
 from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Ints
 
 
 class Proposal:
     """Draws items in proportion to count^alpha; alpha 0 is uniform. Ids 0 and 1 and items with count 0 are never drawn."""
 
-    def __init__(self, counts: npt.NDArray[np.int64], alpha: float, device: torch.device | str = "cpu") -> None:
+    def __init__(self, counts: Ints, alpha: float, device: torch.device | str = "cpu") -> None:
         """`counts`: training clicks of each item id, [n]; the values at 0 and 1 are ignored."""
         drawn = np.flatnonzero(counts[FIRST_INDEX:] > 0) + FIRST_INDEX
         if not len(drawn):
@@ -155,9 +155,7 @@ class _FullSoftmax(torch.autograd.Function):
 class Loss:
     """The configured loss of a model on a batch."""
 
-    def __init__(
-        self, training: Training, negatives_alpha: float, counts: npt.NDArray[np.int64], device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, training: Training, negatives_alpha: float, counts: Ints, device: torch.device | str = "cpu") -> None:
         """`negatives_alpha`: the samples' own negatives were drawn by count to this power; `counts`: see Proposal, [n]."""
         self.settings = training
         alpha = {"uniform": 0.0, "counts": training.alpha, "samples": negatives_alpha}[training.negatives]

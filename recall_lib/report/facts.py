@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from recall_lib import datasets
+from recall_lib.store import datasets
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 

@@ -1,1 +1,1 @@
-"""Exact and approximate search over item vectors, and the baselines: NumPy in and out, by FAISS and torch, without Spark."""
+"""Exact and approximate search over item vectors, and the baselines. NumPy in and out; uses FAISS and torch, not Spark."""

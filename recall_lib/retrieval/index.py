@@ -1,8 +1,8 @@
-"""The item index: FAISS, or for few items a matrix product, finds candidates; exact scores put them in order.
+"""The item index: FAISS, or a matrix product for few items, finds candidates; exact scores put them in order.
 
-The scores that FAISS or the product computes differ in their last bits with the batch that a query came in. They only choose
-candidates here. The candidates' scores are computed again one by one, and a row is searched deeper until no other item can
-belong to its list. So the same user gets the same list in any batch, partition and run.
+The scores of FAISS or of the product depend, in their last bits, on the batch that a query came in. So they only choose
+candidates. The candidates' scores are computed again one by one, and a row is searched deeper until no other item can belong
+to its list. So a user gets the same list in any batch, partition and run.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ import pyarrow.parquet as pq
 from recall_lib.process.errors import DataRefused, UsageError
 from recall_lib.retrieval.exact import ExactSearch
 from recall_lib.samples.ids import FIRST_INDEX, PADDING
-from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged
+from recall_lib.samples.ragged import Bools, Float32s, Float64s, Floats, Ints, Ragged
 
 # A candidate as one number that sorts by falling score, then by rising rank of the id's bytes:
-#     | upper 32 bits: the score's, turned over so that a larger score is a smaller number | lower 32 bits: the rank |
+#     | upper 32 bits: the score, flipped so that a larger score is a smaller number | lower 32 bits: the rank |
 Packed = npt.NDArray[np.uint64]
 _RANK = np.uint64(2**32 - 1)  # the lower half
 _LAST = np.uint64(2**64 - 1)  # no candidate: sorts after every other
 
-# FAISS multiplies matrices from this many numbers of queries on, 128,000 by default; below it takes three times as long.
+# FAISS multiplies matrices if the queries hold at least this many numbers, 128,000 by default. Below that a search takes three
+# times as long.
 faiss.cvar.distance_compute_blas_threshold = 20
 EXACT = "Flat"  # a FAISS index_factory string
-_FEW_MISSING = 0.9  # share of the items from which a part is searched as the whole is
-_LARGEST = 1e15  # of a number in a vector: FAISS squares it
-_OVERFETCH = 16  # candidates beyond those needed, so that near-ties at the end rarely need a second search
-_STEP = 1.25  # from one depth of search to the next
-_DEEPER = 4  # times as many candidates for a row that was not searched deep enough
-_CHUNK = 1 << 18  # rows times candidates of one search: bounds memory
-_DENSE = 1 << 23  # scores held at once when all items are ranked
-_FEW_ITEMS = 1 << 16  # up to which `ExactSearch` is faster than FAISS
+_FEW_MISSING = 0.9  # a part of the items keeps the kind of index if it has at least this share of them
+_LARGEST = 1e15  # largest number in a vector; FAISS squares it
+_OVERFETCH = 16  # additional candidates, so that near-ties at the end of a list rarely need a second search
+_STEP = 1.25  # factor from one depth of search to the next
+_DEEPER = 4  # factor of candidates for a row that was not searched deep enough
+_CHUNK = 1 << 18  # rows x candidates of one search; bounds memory
+_DENSE = 1 << 23  # scores in memory at once when all items are ranked
+_FEW_ITEMS = 1 << 16  # up to this many items `ExactSearch` is faster than FAISS
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class ItemIndex:
     """Items that can be searched by inner product.
 
     Attributes:
-        index: FAISS, METRIC_INNER_PRODUCT; its position p holds item index p + 2.
-        vectors: float32 [n, d], row = item index; rows 0 and 1 are no candidates.
+        index: a FAISS index with METRIC_INNER_PRODUCT; its position p holds item index p + 2.
+        vectors: float32 [n, d], row = item index; rows 0 and 1 are not candidates.
         item_ids: string [n], null for 0 and 1.
-        id_rank: int64 [n], place of an item among all by the bytes of its id; breaks ties.
+        id_rank: int64 [n], the rank of each item by the bytes of its id; breaks ties.
     """
 
     index: Any
@@ -68,7 +69,7 @@ class ItemIndex:
             vectors: float32 [n, d].
             item_ids: string [n], null for 0 and 1.
             factory: a FAISS index_factory string.
-            nprobe: lists an IVF index visits; None: FAISS's default.
+            nprobe: number of lists that an IVF index visits; None: FAISS's default.
 
         Raises:
             UsageError: FAISS does not know the factory, or `nprobe` has no meaning for it.
@@ -102,7 +103,7 @@ class ItemIndex:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> ItemIndex:
-        """Read what `save` wrote; FAISS uses `threads` threads in this process from now on."""
+        """Read the files of `save`; from now on FAISS uses `threads` threads in this process."""
         faiss.omp_set_num_threads(threads)
         ids = pq.read_table(folder / "item_ids.parquet")
         return cls(
@@ -135,15 +136,15 @@ class ItemIndex:
         return np.argsort(self.id_rank[FIRST_INDEX:]) + FIRST_INDEX
 
     def search(self, users: Float32s, n: int, seen: Ragged | None = None) -> tuple[Ints, Float32s]:
-        """The n items of the largest inner product, best first, ties by item id bytes.
+        """The n items with the largest inner products, best first, ties by item id bytes.
 
-        With a `Flat` index the result is exact. With an approximate one, two kinds of rows are searched exactly: those that
-        it leaves short of n, and those that have seen more items than they want. A row's result does not depend on the other
-        rows.
+        With a `Flat` index the result is exact. With an approximate one, two kinds of rows are searched exactly: rows for which
+        it finds fewer than n items, and rows that have seen more items than they want. A row's result does not depend on the
+        other rows.
 
         Args:
             users: float32 [B, d].
-            n: items wanted a row; fewer where the catalogue ends.
+            n: items wanted per row; a row gets fewer if there are not enough items.
             seen: item indexes (2 and up) to leave out, ascending in each row.
 
         Returns:
@@ -165,7 +166,7 @@ class ItemIndex:
         return np.where(missing, PADDING, items), np.where(missing, np.float32(0), _score(search.best))
 
     def rank(self, users: Float32s, targets: Ints, seen: Ragged | None = None) -> Ints:
-        """Place (from 1) of each row's target in its exact ranking of the whole catalogue, in `search`'s order.
+        """Rank (from 1) of each row's target in its exact ranking of the whole catalogue, in the order of `search`.
 
         Args:
             users: float32 [B, d].
@@ -173,7 +174,7 @@ class ItemIndex:
             seen: as in `search`.
 
         Returns:
-            int64 [B]; 0 where the target is no candidate: below 2 or seen.
+            int64 [B]; 0 if the target is not a candidate: below 2, or seen.
         """
         _require_finite(users, "user")
         seen = seen or nothing_seen(len(users))
@@ -183,17 +184,17 @@ class ItemIndex:
         return np.concatenate([np.zeros(0, np.int64), *ranks])
 
     def exact(self) -> ItemIndex:
-        """The same items behind an index that misses none."""
+        """The same items in an exact index."""
         return self if self.is_exact else ItemIndex.build(self.vectors, self.item_ids)
 
     def only(self, allowed: Bools) -> ItemIndex:
-        """Some of the items, numbered anew from 2 in the same order.
+        """Some of the items, renumbered from 2 on in the same order.
 
-        Where a few are missing, the index is of the same kind and settings; where many are, it is exact: of what an approximate
-        one finds among all items too little would be left.
+        If few items are missing, the index keeps its kind and settings. If many are missing it is exact, because too few of the
+        items that an approximate index finds would be left.
 
         Args:
-            allowed: of each item index, [n]; 0 and 1 stay what they are.
+            allowed: whether each item index is kept, [n]; 0 and 1 always are.
         """
         kept = np.flatnonzero(allowed[FIRST_INDEX:]) + FIRST_INDEX
         rows = np.concatenate([np.arange(FIRST_INDEX), kept])
@@ -201,7 +202,7 @@ class ItemIndex:
         if self.is_exact or len(kept) < _FEW_MISSING * self.size:
             index: Any = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
         else:
-            index = faiss.clone_index(self.index)  # what training found, and nprobe and the like, stay
+            index = faiss.clone_index(self.index)  # keeps the trained parts and settings such as nprobe
             index.reset()
         index.add(vectors[FIRST_INDEX:])
         id_rank = np.zeros(len(rows), np.int64)
@@ -209,27 +210,28 @@ class ItemIndex:
         return replace(self, index=index, vectors=vectors, item_ids=self.item_ids.take(pa.array(rows)), id_rank=id_rank)
 
     def scores(self, users: Float32s, items: Ints) -> Float32s:
-        """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair apart, whatever the batch."""
+        """Inner products of users [B, d] with items [B, k], float32 [B, k]; each pair by itself, whatever the batch."""
         found = np.empty(items.shape, np.float32)
         users, vectors = (np.ascontiguousarray(one, np.float32) for one in (users, self.vectors))
         items = np.ascontiguousarray(items, np.int64)
-        swig: Any = faiss  # this function has no Python face of its own
+        swig: Any = faiss  # this function has no Python wrapper
         pointers = [swig.swig_ptr(array) for array in (found, users, vectors, items)]
         swig.fvec_inner_products_by_idx(*pointers, users.shape[1], *items.shape)
         return found
 
     def _slack(self, users: Float32s) -> Float64s:
-        """How far a float32 inner product may lie from the exact one, whatever the order of its d sums, [B]."""
+        """How far a float32 inner product may be from the exact one, whatever the order of its d sums, [B]."""
         return users.shape[1] * 2.0**-22 * np.linalg.norm(users.astype(np.float64), axis=1) * self._largest_norm
 
     def _rank_chunk(self, users: Float32s, targets: Ints, seen: Ragged) -> Ints:
+        """`rank` for so few rows that their scores with all items fit into memory."""
         target_score = self.scores(users, targets[:, None])  # [B, 1]
         slack = self._slack(users)[:, None]  # [B, 1]
-        rough = users @ self.vectors.T  # [B, n]: exact but for the last bits
+        rough = users @ self.vectors.T  # [B, n], exact except for the last bits
         rough[:, :FIRST_INDEX] = -np.inf
         rough[np.repeat(np.arange(len(users)), seen.lengths), seen.values] = -np.inf
         better = (rough > target_score + slack).sum(axis=1)
-        # Items too near to tell, as pairs of row and item: each pair's score is computed again by itself.
+        # Pairs of row and item whose scores are too close to the target's, [pairs]: each is computed again by itself.
         row, item = np.nonzero(np.abs(rough - target_score) <= slack)
         near = _pack(self.scores(users[row], item[:, None])[:, 0], self.id_rank[item])
         ahead = near < _pack(target_score[:, 0], self.id_rank[targets])[row]
@@ -251,8 +253,8 @@ class _Search:
         self.depth = np.minimum(_depths(n + _OVERFETCH, seen.lengths), index.size)
 
     def by_lists(self, rows: Ints) -> Ints:
-        """Searches an approximate index once; gives the rows that must still be searched exactly."""
-        deep = self.seen.lengths[rows] > self.n + _OVERFETCH  # the few lists visited would not hold enough unseen items
+        """Searches an approximate index once; returns the rows that must still be searched exactly."""
+        deep = self.seen.lengths[rows] > self.n + _OVERFETCH  # the visited lists would not hold enough unseen items
         left = [rows[deep]]
         for chunk, depth in _chunks(rows[~deep], self.depth):
             full = self._keep_best(chunk, self._from_lists(self.users[chunk], depth))
@@ -273,14 +275,14 @@ class _Search:
             self.depth[rows] = np.minimum(_DEEPER * self.depth[rows], self.index.size)
 
     def _from_lists(self, users: Float32s, depth: int) -> Ints:
-        """Candidates by the approximate index: item indexes [b, depth or more], below FIRST_INDEX where there are fewer."""
+        """Candidates from the approximate index: item indexes [b, depth or more], padded with numbers below FIRST_INDEX."""
         index: Any = self.index.index
-        if isinstance(index, faiss.IndexRefine):  # without its second step: the scores are computed exactly here
+        if isinstance(index, faiss.IndexRefine):  # without its second step, because exact scores are computed anyway
             index, depth = index.base_index, int(depth * index.k_factor)
         return index.search(users, depth)[1] + FIRST_INDEX
 
-    def _from_all(self, users: Float32s, depth: int) -> tuple[Ints, npt.NDArray[np.floating]]:
-        """Candidates among all items, as above, and the most that another item scores, but for the last bits, [b]."""
+    def _from_all(self, users: Float32s, depth: int) -> tuple[Ints, Floats]:
+        """Candidates among all items, as above, and the largest score of any other item except for the last bits, [b]."""
         if len(self.index.vectors) <= _FEW_ITEMS:
             places, most = self.index._exact_search.best(users, depth)
             return places + FIRST_INDEX, most
@@ -291,7 +293,7 @@ class _Search:
         return places + FIRST_INDEX, scores[:, -1]
 
     def _keep_best(self, rows: Ints, items: Ints) -> Bools:
-        """Scores the rows' candidates [b, k] exactly and keeps the n best unseen ones; gives which rows have all they want."""
+        """Scores the rows' candidates [b, k] exactly and keeps the n best unseen ones; returns which rows are complete."""
         packed = _pack(self.index.scores(self.users[rows], items), self.index.id_rank[items])
         seen = self.seen.slices(self.seen.offsets[rows], self.seen.offsets[rows + 1])
         packed[(items < FIRST_INDEX) | contains(seen, items, len(self.index.vectors))] = _LAST
@@ -304,15 +306,15 @@ class _Search:
         """Items that each row can get, [b]: fewer than n near the end of the catalogue."""
         return np.minimum(self.n, self.index.size - self.seen.lengths[rows])
 
-    def _worst_wanted(self, rows: Ints) -> npt.NDArray[np.floating]:
-        """Score of the last of the items that each row can get, [b]; infinite where it can get none."""
+    def _worst_wanted(self, rows: Ints) -> Floats:
+        """Score of the last of the items that each row can get, [b]; infinite if it can get none."""
         wanted = self._wanted(rows)
         last = self.best[rows, np.maximum(wanted, 1) - 1]
         return np.where(wanted > 0, _score(last), np.inf)
 
 
 def id_ranks(item_ids: pa.Array) -> Ints:
-    """Place of each item among all by the bytes of its id, int64 [n]; 0 for the rows 0 and 1 that are no items."""
+    """Rank of each item by the bytes of its id, int64 [n]; 0 for the rows 0 and 1, which are not items."""
     ranks = np.zeros(len(item_ids), np.int64)
     order = pc.sort_indices(item_ids.slice(FIRST_INDEX).cast(pa.binary())).to_numpy()
     ranks[order.astype(np.int64) + FIRST_INDEX] = np.arange(len(order))
@@ -320,7 +322,7 @@ def id_ranks(item_ids: pa.Array) -> Ints:
 
 
 def read_id_ranks(folder: Path) -> Ints:
-    """id_rank of a saved index, without the index."""
+    """The id_rank of a saved index, read without the index."""
     return pq.read_table(folder / "item_ids.parquet", columns=["id_rank"]).column("id_rank").to_numpy().astype(np.int64)
 
 
@@ -330,13 +332,13 @@ def nothing_seen(rows: int) -> Ragged:
 
 
 def _depths(wanted: int, seen: Ints) -> Ints:
-    """Candidates that each row needs, [B]: in steps, so that rows share searches, but by its own needs alone."""
+    """Candidates that each row needs, [B]: rounded up to steps, so that rows share searches, and independent of other rows."""
     steps = np.ceil(np.log1p(seen / wanted) / np.log(_STEP))
     return np.ceil(wanted * _STEP**steps).astype(np.int64)
 
 
 def _chunks(rows: Ints, depths: Ints) -> Iterator[tuple[Ints, int]]:
-    """(rows, depth): rows of equal depth, so many at a time that rows times depth stays bounded."""
+    """(rows, depth): rows of equal depth, as many as keep rows x depth within _CHUNK."""
     rows = rows[np.argsort(depths[rows], kind="stable")]
     while len(rows):
         depth = int(depths[rows[0]])
@@ -347,21 +349,21 @@ def _chunks(rows: Ints, depths: Ints) -> Iterator[tuple[Ints, int]]:
 
 
 def _pack(scores: Float32s, id_rank: Ints) -> Packed:
-    """Candidates as one number each: sorting those is fast."""
+    """Each candidate as one number, because numbers sort fast."""
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0: no negative zero
     falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF).astype(np.uint64)
     return (falling << np.uint64(32)) | id_rank.astype(np.uint64)
 
 
 def _score(packed: Packed) -> Float32s:
-    """The score in a packed candidate."""
+    """The scores in packed candidates."""
     falling = (packed >> np.uint64(32)).astype(np.uint32)
     return np.where(falling >> 31, falling, ~falling & 0x7FFFFFFF).astype(np.uint32).view(np.float32)
 
 
 def contains(lists: Ragged, values: Ints, bound: int) -> Bools:
     """Whether values[i, j] is in list i (ascending), [B, k]."""
-    # One number for a list and a value in it, list * bound + value: ascending over all lists, so that one search does.
+    # A value in a list as one number, list * bound + value: ascending over all lists, so that one search answers for all.
     keys = np.repeat(np.arange(len(values)), lists.lengths) * bound + lists.values  # [total]
     wanted = values + np.arange(len(values))[:, None] * bound  # [B, k]
     place = np.searchsorted(keys, wanted)
@@ -369,7 +371,7 @@ def contains(lists: Ragged, values: Ints, bound: int) -> Bools:
 
 
 def candidates(targets: Ints, seen: Ragged, bound: int) -> Bools:
-    """Which of the item indexes [B] (below `bound`) their row could be recommended: known and unseen."""
+    """Which of the item indexes [B] (below `bound`) could be recommended to their row: known and unseen ones."""
     return (targets >= FIRST_INDEX) & ~contains(seen, targets[:, None], bound)[:, 0]
 
 
@@ -382,5 +384,5 @@ def _require_finite(vectors: Float32s, whose: str) -> None:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of a FAISS error, without the place in its source."""
+    """The last line of a FAISS error, without the position in FAISS's source."""
     return str(error).strip().splitlines()[-1].removeprefix("Error: ")

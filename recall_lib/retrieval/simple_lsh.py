@@ -1,7 +1,7 @@
-"""SIMPLE-LSH (Neyshabur & Srebro, ICML 2015): inner-product order as cosine order, for search that knows only angles.
+"""SIMPLE-LSH (Neyshabur & Srebro, ICML 2015): turns the order of inner products into that of cosines, for angular search.
 
-With m the largest item norm, an item v gets one more coordinate that brings every item to the same norm, and a user u
-gets a 0 there: the cosine of the two is <u, v> / (|u| m), which ranks a user's items as the inner product does.
+Let m be the largest norm of an item. Each item v gets one more coordinate, which gives all items the same norm. A user u gets
+a 0 there. The cosine of the two is then <u, v> / (|u| m), which ranks a user's items like the inner product.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recall_lib.samples.ragged import Float32s, Float64s
-
-Floats = npt.NDArray[np.floating]
+from recall_lib.samples.ragged import Float32s, Float64s, Floats
 
 
 def unit_items(items: Floats) -> Float32s:
@@ -22,7 +20,7 @@ def unit_items(items: Floats) -> Float32s:
 
 
 def precise_items(items: Floats) -> Float32s:
-    """[v ; sqrt(m^2 - |v|^2)]: items [n, d] on the sphere of radius m, their own coordinates untouched, float32 [n, d + 1]."""
+    """[v ; sqrt(m^2 - |v|^2)]: items [n, d] on the sphere of radius m, with unchanged coordinates, float32 [n, d + 1]."""
     squares = _squares(items)
     return _append(items, 1, np.sqrt(_largest(squares) - squares))
 
@@ -39,12 +37,12 @@ def _squares(vectors: Floats) -> Float64s:
 
 
 def _largest(squares: Float64s) -> float:
-    """m^2; 1 where every item is zero, which leaves them all alike."""
+    """m^2; 1 if every item is zero, so that all stay equal."""
     return float(squares.max(initial=0)) or 1.0
 
 
 def _append(vectors: Floats, divisor: npt.ArrayLike, last: Float64s) -> Float32s:
-    """[v / divisor ; last], computed in float64, without a copy of all vectors in it."""
+    """[v / divisor ; last], computed in float64 without a float64 copy of all vectors."""
     longer = np.empty((vectors.shape[0], vectors.shape[1] + 1), np.float32)
     np.divide(vectors, divisor, out=longer[:, :-1], dtype=np.float64, casting="same_kind")
     longer[:, -1] = last

@@ -1,7 +1,7 @@
-"""An index chosen by what it must find: the cheapest that keeps a promised recall of the exact top-N on real users.
+"""Chooses an index by its recall: the cheapest index that reaches a target recall of the exact top-N on real users.
 
-The choice goes by counted comparisons, not by the clock, so that a rerun makes the same index; how fast it is beside the
-exact search is measured and told.
+The choice depends on counted comparisons, not on measured time, so that a rerun makes the same index. Its speed, and that of
+the exact search, are measured and reported.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from recall_lib.retrieval.index import EXACT, ItemIndex, contains
 from recall_lib.samples.ids import FIRST_INDEX
 from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
 
-# Lists of four bits a dimension, scanned fast; of what they bring, _BROUGHT times the items wanted are ordered by a byte a
-# dimension. That is enough to choose candidates: `ItemIndex` computes their scores.
+# The lists hold four bits per dimension, which FAISS scans fast. Of the items they yield, the best _BROUGHT times the wanted
+# number are ordered by one byte per dimension. This only chooses candidates: `ItemIndex` computes their scores.
 _FACTORY, _BROUGHT = "IVF{lists},PQ{width}x4fs,Refine(SQ8)", 3.0
-# What its search costs more than an exact one, in items that the latter compares (it multiplies matrices): once a user, and
-# for each item in the lists visited. Measured for 200 items of 64 dimensions on one core.
+# The cost of its search, in items that the exact search (a matrix product) compares in the same time: per user, and per item
+# in the visited lists. Measured on one core, for 200 wanted items and 64 dimensions.
 _IVF_FIXED, _IVF_EACH = 25_000, 2.5
-_LEAST_IN_LIST = 39  # items; with fewer FAISS warns that the lists mean little
-_LEAST_USERS = 100  # on whom a recall says something
-_FINER = 1.15  # the next number of lists that is tried
+_LEAST_IN_LIST = 39  # items per list; with fewer FAISS warns that the lists are not meaningful
+_LEAST_USERS = 100  # users; with fewer a measured recall is not meaningful
+_FINER = 1.15  # factor from one tried number of visited lists to the next
 
 
 def build_by_promise(
     vectors: Float32s, item_ids: pa.Array, users: Float32s, n: int, target: float
 ) -> tuple[ItemIndex, dict[str, Any]]:
-    """The index of the fewest comparisons whose recall@n keeps the promise; the exact one where none does.
+    """The index with the fewest comparisons whose recall@n reaches the target; the exact index if none does.
 
-    The lists to visit are as few as half of the users need, by two standard errors above the target; the recall that is told
-    is that of the other half, which must hold the target too. Users have seen nothing here: who has seen much is searched
-    exactly by `ItemIndex`.
+    One half of the users chooses the number of visited lists: the smallest number whose recall is above the target by two
+    standard errors. The other half must reach the target too, and its recall is reported. Users are searched as if they had
+    seen nothing; `ItemIndex` searches exactly for a user who has seen many items.
 
     Args:
-        vectors: of items, float32 [n, d], as in `ItemIndex.build`.
+        vectors: item vectors, float32 [n, d], as in `ItemIndex.build`.
         item_ids: string [n].
-        users: vectors of real users, float32 [m, d], each another; with too few of them the index is exact.
-        n: items that a user gets.
-        target: share of the exact top-n that must be found, up to 1.
+        users: vectors of different real users, float32 [m, d]; with too few of them the index is exact.
+        n: items per user.
+        target: the share of the exact top-n that must be found, up to 1.
 
     Returns:
         The index, and its facts: "factory", "nprobe", "recall_target" and those of `measure`.
@@ -67,7 +67,7 @@ def build_by_promise(
 
 
 def _cost(index: ItemIndex, users: Float32s, n: int) -> float:
-    """Comparisons a user of `index.search`, those of the exact search for users whom the lists leave short of n included."""
+    """Comparisons per user of `index.search`, including the exact searches for users who get fewer than n from the lists."""
     counted = cast(Any, faiss.cvar).indexIVF_stats
     counted.reset()
     _, place = index.index.search(users, n)
@@ -76,17 +76,20 @@ def _cost(index: ItemIndex, users: Float32s, n: int) -> float:
 
 
 def measure(index: ItemIndex, exact: ItemIndex, users: Float32s, n: int) -> dict[str, Any]:
-    """What an index finds and how fast: "n", "users_measured", "recall" (of the exact top-n, the mean over the users; 1 of no
-    users), "users_per_second" and "exact_users_per_second" in this process.
+    """The recall and the speed of an index.
 
     Args:
-        index: any kind.
-        exact: of the same items.
+        index: any kind of index.
+        exact: the exact index of the same items.
         users: float32 [m, d].
-        n: items that a user gets.
+        n: items per user.
+
+    Returns:
+        {"n", "users_measured", "recall": the mean over the users, 1 without users, "users_per_second" and
+        "exact_users_per_second" in this process}
     """
     for one in (exact, index):
-        one.search(users[:1], n)  # what it makes ready once
+        one.search(users[:1], n)  # prepares what it needs only once
     begun = time.perf_counter()
     wanted = exact.search(users, n)[0]
     between = time.perf_counter()
@@ -102,11 +105,11 @@ def measure(index: ItemIndex, exact: ItemIndex, users: Float32s, n: int) -> dict
 
 
 def recalls(found: Ints, wanted: Ints) -> Float64s:
-    """Share of each row's wanted items that were found, [B]; of no wanted item 1.
+    """The share of each row's wanted items that were found, [B]; 1 for a row without wanted items.
 
     Args:
         found: item indexes, int64 [B, n], padded with 0.
-        wanted: the same.
+        wanted: item indexes, likewise.
     """
     there = wanted >= FIRST_INDEX
     ascending = np.sort(found, axis=1)
@@ -117,11 +120,12 @@ def recalls(found: Ints, wanted: Ints) -> Float64s:
 
 
 def _lists(items: int) -> int:
-    """A power of two of up to two square roots: choosing lists then costs about as much as looking into a few of them."""
+    """A power of two, up to twice the square root of `items`: choosing lists then costs about as much as scanning a few."""
     return 1 << int(np.log2(max(1, min(2 * np.sqrt(items), items / _LEAST_IN_LIST))))
 
 
 def _ladder(lists: int) -> Iterator[int]:
+    """The numbers of visited lists to try, ascending, below `lists`."""
     nprobe = 1
     while nprobe < lists:
         yield nprobe

@@ -1,1 +1,1 @@
-"""Clicks to samples to windows, in NumPy and Arrow: this runs without Spark, in executors and in training ranks alike."""
+"""From clicks to samples to windows, in NumPy and Arrow. Executors and training ranks run this code; it does not use Spark."""

@@ -1,4 +1,4 @@
-"""Users' clicks -> the samples (SPEC 3): training segments with their targets, and one row a user for everything held out."""
+"""Users' clicks -> samples (SPEC 3): training segments with their targets, and one row per held-out click."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ _MICROSECONDS_A_DAY = 86_400 * 1_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the samples beside the clicks.
+    """What decides the samples apart from the clicks.
 
     Attributes:
-        seed: of all random choices.
-        newest_ts: µs of the newest training click; null where clicks have no time.
-        train_clicks: all training clicks that the vocabulary counts, those of filtered items too.
-        load_counts: gives the training clicks of each item index, where the executor needs them.
-        targets_since: µs of the first click that may be a training target; null: all may.
+        features: the features of users and items.
+        settings: the config's section `samples`.
+        protocol: evaluation.protocol, which decides what is held out.
+        seed: the seed of all random choices.
+        newest_ts: time of the newest training click, µs since 1970; None if clicks have no time.
+        train_clicks: number of training clicks that the vocabulary counts, those of filtered items included.
+        load_counts: called in the executor; returns the training clicks of each item index.
+        targets_since: µs since 1970 from which a click may be a training target; None: every click may be.
     """
 
     features: Features
@@ -42,13 +45,13 @@ class Recipe:
 
 
 def keep_probability(counts: Ints, train_clicks: int, threshold: float) -> Float64s:
-    """3.4: of a target of each item index (1 and more: always)."""
+    """The probability that a target is kept (SPEC 3.4), of each item index, [items]; 1 or more: always."""
     share = np.maximum(counts, 1) / max(train_clicks, 1)
     return (np.sqrt(share / threshold) + 1) * threshold / share
 
 
 def split_samples(table: pa.Table, recipe: Recipe) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The samples of some users, before the hold-out: (split, rows of schemas.segments)."""
+    """The samples of some users, from all their clicks: (split, rows of schemas.segments)."""
     users, settings = Users.of(table, recipe.features, recipe.seed), recipe.settings
     held_out = _held_out(users, recipe.protocol)
     trains = np.ones(len(users.item), bool)
@@ -72,7 +75,7 @@ def split_samples(table: pa.Table, recipe: Recipe) -> Iterator[tuple[str, pa.Rec
 
 
 def _held_out(users: Users, protocol: str) -> dict[str, Ints]:
-    """The held-out clicks of each split, as transforms.holdout.assign_splits."""
+    """The held-out clicks of each split; the same clicks that transforms.holdout.assign_splits holds out in SQL."""
     last, clicks = users.offsets[1:] - 1, np.diff(users.offsets)
     if protocol == "day":
         assert users.validates is not None, "protocol day needs the column `validates`"
@@ -81,13 +84,13 @@ def _held_out(users: Users, protocol: str) -> dict[str, Ints]:
 
 
 def _ages(users: Users, newest_ts: int | None) -> Float64s:
-    """Days from each click to the newest training click, or what the log says."""
+    """Days from each click to the newest training click, or the age that the log gives, [clicks]."""
     age = np.zeros(len(users.order)) if newest_ts is None else (newest_ts - users.order) / _MICROSECONDS_A_DAY
     return np.where(np.isnan(users.age), age, users.age)
 
 
 def samples_of_day(table: pa.Table, features: Features, settings: Samples) -> Iterator[pa.RecordBatch]:
-    """Each user's first click with `is_target`, as a target; users without any click before it give no row."""
+    """One row per user: the first click with `is_target` is the target. Users without a click before it have no row."""
     users = Users.of(table, features)
     assert users.is_target is not None, "the rows need the column `is_target`"
     targets = np.flatnonzero(users.is_target)
@@ -96,14 +99,14 @@ def samples_of_day(table: pa.Table, features: Features, settings: Samples) -> It
 
 
 def _held_out_batches(users: Users, targets: Ints, features: Features, settings: Samples) -> Iterator[pa.RecordBatch]:
-    """Targets with an earlier click; the history is empty where all earlier ones were filtered."""
+    """A row for each target with an earlier click; its history is empty if all earlier clicks were filtered out."""
     user = users.user[targets]
     before = targets > users.offsets[user]
     yield from _rows_of(users, user[before], targets[before], features, settings, start_token=True)
 
 
 def histories(table: pa.Table, features: Features, settings: Samples) -> Iterator[pa.RecordBatch]:
-    """Every user's history and newest user features, no start token and no target (inference)."""
+    """Every user's history and newest user features, without start token and target (inference)."""
     users = Users.of(table, features)
     yield from _rows_of(users, np.arange(len(users.ids)), users.offsets[1:], features, settings, start_token=False)
 

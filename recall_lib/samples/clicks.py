@@ -1,7 +1,7 @@
 """Users' clicks in order as NumPy columns, and the segments that are cut from them (SPEC 3.1 to 3.7).
 
-All clicks of a user are in one place here. So order, truncation, targets, caps and negatives are array operations over all
-users of a partition at once; nothing loops over users or clicks.
+All clicks of a user are in one partition. So order, truncation, targets, caps and negatives are array operations over all users
+of a partition at once; nothing loops over users or clicks.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from recall_lib.samples.negatives import draw, mix
 from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged, ceil_div, ranges
 from recall_lib.samples.sequences import Events
 
-# Tokens that are stored together: a user with more is cut into segments that repeat window_size tokens.
+# Tokens of a segment. A user with more tokens is cut into segments, which repeat window_size tokens.
 SEGMENT_LENGTH = 512
-# Clicks of a held-out user's history that are stored however small the window: the item_knn baseline looks at them.
+# At least this many clicks of a held-out user's history are stored, however small the window: the baselines use them.
 LEAST_HISTORY = 10
 # The name of the sequence of items that a user was shown, whether clicked or not.
 IMPRESSIONS = "impressions"
-# In place of a click's number: a token that stands for no click.
+# Instead of the number of a click: the start token, and a target that does not exist.
 START, NONE = -1, -2
-_OF_NO_CLICK = np.array([PADDING, UNKNOWN], np.int32)  # at the places -2 and -1 of a column
-# Numbers in a list column of one batch: bounds what is made at once, e.g. with 255 negatives a target.
+_OF_NO_CLICK = np.array([PADDING, UNKNOWN], np.int32)  # appended to a column, these are its values at -2 (NONE) and -1 (START)
+# Numbers in a list column of one batch; bounds memory, e.g. with 255 negatives per target.
 _BATCH_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Users:
-    """Clicks of U users, one user after the other, each oldest first; click i is row i of every column.
+    """Clicks of U users: one user after another, each user's oldest click first. Click i is row i of every column.
 
     Attributes:
         ids: user_id, [U].
         offsets: user u's clicks are offsets[u]:offsets[u + 1], [U + 1].
-        user: of each click, [clicks].
-        key: a random number of each user, a function of seed and user_id, uint64 [U].
+        user: the user of each click, [clicks].
+        key: a random number for each user that only seed and user_id decide, uint64 [U].
         item: item index, [clicks].
         order: µs since 1970 or position, int64 [clicks].
-        age: example_age that the log brought, days, NaN where it did not, [clicks].
-        validates: whether the click's user validates (build.split_samples with protocol `day`), [clicks].
+        age: example_age as the log gives it, days, [clicks]; NaN if the log gives none.
+        validates: whether the click's user has a validation click (build.split_samples with protocol `day`), [clicks].
         is_target: whether the click may be a target (build.samples_of_day), [clicks].
-        features: the ids of each feature, [clicks + 2], or for multi-valued ones a list a click; the last two rows are
-            those of a token without a click.
-        weight: of each click as a target, float32 [clicks].
-        numbers: the value of each numeric feature, NaN where unknown, float32 [clicks + 2].
+        features: for each feature the index of its value, [clicks + 2], or for a multi-valued one a list per click. The last
+            two rows are for tokens without a click.
+        weight: the weight of each click as a target, float32 [clicks].
+        numbers: for each numeric feature the value of each click, NaN if it is unknown, float32 [clicks + 2].
         sequences: the events of each further sequence.
     """
 
@@ -74,12 +74,12 @@ class Users:
 
     @classmethod
     def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
-        """From rows in any order (see transforms.samples.columns and with_activity)."""
-        rows, shown = table, ()
+        """Make users from rows of transforms.samples.columns and with_activity, in any order."""
+        rows, names = table, [sequence.name for sequence in features.sequences]
         if "sequence" in table.column_names:
-            table, shown = rows.filter(pc.is_null(rows.column("sequence"))), (IMPRESSIONS,)
+            table, names = rows.filter(pc.is_null(rows.column("sequence"))), [*names, IMPRESSIONS]
         codes = table.column("user_id").combine_chunks().dictionary_encode()
-        by_id = pc.sort_indices(codes.dictionary)  # users in an order that does not depend on the rows'
+        by_id = pc.sort_indices(codes.dictionary)  # the order of users does not depend on the order of rows
         ids = codes.dictionary.take(by_id)
         user = np.argsort(by_id.to_numpy())[codes.indices.to_numpy()]
         order = _click_order(table, user)
@@ -119,12 +119,12 @@ class Users:
                 n.name: np.append(column(f"{n.name}_value"), [np.float32(np.nan)] * 2)
                 for n in (*features.target_numbers, *features.token_numbers)
             },
-            sequences={name: events(name) for name in (*(s.name for s in features.sequences), *shown)},
+            sequences={name: events(name) for name in names},
         )
 
 
 def _click_order(table: pa.Table, user: Ints) -> Ints:
-    """Rows by user, then time or position, ties by item id bytes, then by `tie`."""
+    """The order of rows by user, then time or position; ties by item id bytes, then by `tie`, [rows]."""
     time = table.column("order").to_numpy()
     order = _sorted(user, time)
     user, time = user[order], time[order]
@@ -140,7 +140,7 @@ def _click_order(table: pa.Table, user: Ints) -> Ints:
 
 
 def _sorted(user: Ints, time: Ints) -> Ints:
-    """Rows by user, then time; as one number where both fit, which sorts several times as fast as two."""
+    """The order of rows by user, then time. If both fit into one number, that sorts several times as fast as two."""
     if not len(user):
         return np.zeros(0, np.int64)
     oldest, newest = int(time.min()), int(time.max())
@@ -155,11 +155,11 @@ class Rows:
     """Rows of schemas.segments before their columns are gathered.
 
     Attributes:
-        user: [R].
-        tokens: the clicks of each row, oldest first (ragged [R]); START and NONE stand for no click.
-        is_target: of each token.
-        event: of each target, the click whose user features count.
-        age: of each target, days.
+        user: the user of each row, [R].
+        tokens: the clicks of each row, oldest first (ragged [R]); START and NONE are tokens without a click.
+        is_target: whether each token is a target, [tokens].
+        event: for each target, the click whose user features it gets, [targets].
+        age: the age of each target, days, [targets].
     """
 
     user: Ints
@@ -169,7 +169,7 @@ class Rows:
     age: Float32s
 
     def slice(self, start: int, stop: int) -> Rows:
-        """Rows start to stop."""
+        """The rows from start to stop - 1."""
         first, last = self.tokens.offsets[start], self.tokens.offsets[stop]
         before, targets = self.is_target[:first].sum(), self.is_target[first:last].sum()
         mine = slice(before, before + targets)
@@ -178,7 +178,7 @@ class Rows:
 
 
 def training_tokens(users: Users, trains: Bools, settings: Samples) -> tuple[Ragged, Bools]:
-    """3.1: each user's training tokens (clicks, ragged [U]), truncated, and whether a start token stands before them [U]."""
+    """Each user's training clicks, truncated (ragged [U]), and whether a start token precedes them, [U] (SPEC 3.1)."""
     known = np.flatnonzero(trains & (users.item >= FIRST_INDEX))
     per_user = np.bincount(users.user[known], minlength=len(users.ids))
     tokens = Ragged.of(known, per_user)
@@ -197,11 +197,15 @@ def targets(
     keep: Float64s | None,
     since: int | None = None,
 ) -> Bools:
-    """3.2, 3.4, 3.5: whether each token is a target.
+    """Whether each token is a target, [tokens] (SPEC 3.2, 3.4, 3.5).
 
     Args:
-        keep: the probability of each item index to be kept as a target; null: all are.
-        since: µs before which no click is one; null: all may be.
+        users: all clicks.
+        tokens: each user's training clicks (ragged [U]).
+        starts: whether a start token precedes them, [U].
+        settings: the settings of the samples.
+        keep: for each item index, the probability that a target is kept; None: all are kept.
+        since: µs since 1970; earlier clicks are not targets. None: every click may be one.
     """
     user = users.user[tokens.values]
     target = np.ones(len(user), bool)
@@ -225,10 +229,10 @@ _SUBSAMPLE, _NEGATIVES, _SHUFFLE = (np.uint64(word) for word in (1, 2, 3))
 
 
 def training_rows(users: Users, tokens: Ragged, starts: Bools, target: Bools, age: Float64s, settings: Samples) -> Rows:
-    """The segments with a target, in random order.
+    """The segments that have a target, in random order.
 
-    A segment holds up to `length` tokens of its own, whose targets are its targets, and before them the up to window_size
-    tokens that these see. With length 4 and window_size 2, where START is at place 0 if the user has one:
+    A segment has up to `length` tokens of its own; the targets among these are its targets. Up to window_size tokens come
+    before them as history. START, if the user has one, is at place 0. With length 4 and window_size 2:
 
         place         0    1    2    3    4    5    6    7    8    9
         segment 0    own  own  own  own                                  first 0, own 0, stop 4
@@ -236,19 +240,21 @@ def training_rows(users: Users, tokens: Ragged, starts: Bools, target: Bools, ag
         segment 2                                   h    h   own  own    first 6, own 8, stop 10
 
     Args:
+        users: all clicks.
         tokens: each user's training clicks (ragged [U]).
-        starts: whether START stands before them, [U].
-        target: of each token but START, [clicks of tokens].
-        age: days, of each click of `users`.
+        starts: whether START precedes them, [U].
+        target: whether each of `tokens` is a target, [tokens].
+        age: days, [clicks].
+        settings: the settings of the samples.
     """
     length = max(SEGMENT_LENGTH, 2 * settings.window_size)
-    size = tokens.lengths + starts  # [U], tokens with START
-    pieces = ceil_div(size, length)  # [U], segments of each user
-    # Of each segment, [S]: its user, its number among the user's, and places among the user's tokens.
+    size = tokens.lengths + starts  # [U], number of tokens, START included
+    pieces = ceil_div(size, length)  # [U], number of segments
+    # For each segment, [S]: its user, its number among the user's segments, and three places among the user's tokens.
     user, nth = np.repeat(np.arange(len(users.ids)), pieces), ranges(pieces)
     own, stop = nth * length, np.minimum((nth + 1) * length, size[user])
     first = np.maximum(own - settings.window_size, 0)
-    # base + place is a token's number in tokens.values. START is not there: of a user with START, place 1 is the first.
+    # base + place is a token's number in tokens.values, which lacks START: for a user with START, place 1 is the first there.
     base = tokens.offsets[user] - starts[user]
     targets_before = np.append(0, np.cumsum(target))
     begin = np.maximum(base + own, tokens.offsets[user])
@@ -256,7 +262,7 @@ def training_rows(users: Users, tokens: Ragged, starts: Bools, target: Bools, ag
     order = _shuffled(users.key[user], nth)
     order = order[has_target[order]]
     user, own, stop, first, base = (column[order] for column in (user, own, stop, first, base))
-    # Of each token of the segments, [total].
+    # For each token of the segments, [total]: its place, its number in tokens.values, and its click.
     places = Ragged.spans(first, stop)
     is_start = (places.values == 0) & np.repeat(starts[user], places.lengths)
     number = np.where(is_start, 0, places.values + np.repeat(base, places.lengths))
@@ -267,27 +273,30 @@ def training_rows(users: Users, tokens: Ragged, starts: Bools, target: Bools, ag
 
 
 def _shuffled(user_key: npt.NDArray[np.uint64], nth: Ints) -> Ints:
-    """Segments in an order that only the seed, their user's id and their number decide, [S]."""
+    """An order of the segments, [S], that only the seed, their user's id and their number decide."""
     with np.errstate(over="ignore"):
         return np.argsort(mix(mix(user_key + _SHUFFLE) + nth.astype(np.uint64)), kind="stable")
 
 
 def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, start_token: bool) -> Rows:
-    """A row a target: what the user clicked before it, as much as windows and baselines need, and the target.
+    """One row per target: the clicks before it, as many as windows and baselines need, and the target.
 
     Args:
-        user: of each row, [R].
-        target: the click, [R]; the user's last one + 1 where there is none (inference).
-        start_token: whether the history may begin with the start token (samples do, inference does not).
+        users: all clicks.
+        user: the user of each row, [R].
+        target: the click that is the target, [R]; without one (inference) the number after the user's last click.
+        settings: the settings of the samples.
+        start_token: whether the history may begin with the start token (in samples yes, at inference no).
     """
-    known = np.flatnonzero(users.item >= FIRST_INDEX)
+    known = np.flatnonzero(users.item >= FIRST_INDEX)  # [known clicks]
+    # For each row, [R]: where its target is in `known`, its known clicks before that, and how many of them are kept.
     end = np.searchsorted(known, target)
     clicks = end - np.searchsorted(known, users.offsets[user])
     stored = max(settings.window_size, LEAST_HISTORY)
     kept = np.minimum(clicks, min(stored, settings.max_history or stored))
     fits = (clicks > 0) & (clicks < settings.window_size) & (clicks <= (settings.max_history or settings.window_size))
     starts = fits & start_token & settings.start_token
-    # A row's tokens are places in `known`:  | START if it starts | kept clicks, the last at end - 1 | the target, at end |
+    # Places in `known`, later its clicks:  | START, if the row starts | kept clicks, the last at end - 1 | target, at end |
     places = Ragged.spans(end - kept - starts, end + 1)  # ragged [R]
     first, last = places.offsets[:-1], places.offsets[1:] - 1
     tokens = np.append(known, NONE)[places.values]
@@ -301,7 +310,7 @@ def held_out_rows(users: Users, user: Ints, target: Ints, settings: Samples, *, 
 
 
 def seen_items(users: Users, user: Ints, target: Ints) -> Ragged:
-    """Every known item that the user clicked before the target, ascending (ragged [R])."""
+    """For each row every known item that the user clicked before the target, ascending (ragged [R])."""
     clicks = Ragged.spans(users.offsets[user], target)
     row = np.repeat(np.arange(len(user)), clicks.lengths)
     return distinct(row, users.item[clicks.values], len(user))
@@ -309,7 +318,7 @@ def seen_items(users: Users, user: Ints, target: Ints) -> Ragged:
 
 def distinct(row: Ints, item: Ints, rows: int) -> Ragged:
     """Each row's different known items, ascending (ragged [rows])."""
-    pairs = np.unique(((row << 32) | item)[item >= FIRST_INDEX])  # one number a pair: | 32 bits: row | 32 bits: item |
+    pairs = np.unique(((row << 32) | item)[item >= FIRST_INDEX])  # a pair as one number: | 32 bits: row | 32 bits: item |
     return Ragged.of((pairs & 0xFFFFFFFF).astype(np.int32), np.bincount(pairs >> 32, minlength=rows))
 
 
@@ -318,8 +327,8 @@ class Negatives:
     """How the negatives of training targets are drawn.
 
     Attributes:
-        own: of each user, the items that are not negatives, ascending (ragged [U]).
-        weights: of each item index; see samples.negatives.
+        own: for each user, the items that are not negatives, ascending (ragged [U]).
+        weights: the weight of each item index, [items]; see samples.negatives.
         shown: the items that users were shown; they come first. None: all negatives are drawn.
     """
 
@@ -361,14 +370,17 @@ class Negatives:
 def record_batches(
     users: Users, rows: Rows, features: Features, k: int, *, negatives: Negatives | None = None, seen: Ragged | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows as schemas.segments, in batches of about equal size that bound what is made at once.
+    """The rows as schemas.segments, in batches of about equal size, which bounds memory.
 
     Args:
+        users: all clicks.
+        rows: the rows.
+        features: the features.
         k: negatives for each target.
-        negatives: None: they are 0.
+        negatives: how they are drawn; None: they are 0.
         seen: each row's seen items (ragged [R]); None: empty lists.
     """
-    values = np.append(0, np.cumsum(rows.tokens.lengths * (1 + k)))
+    values = np.append(0, np.cumsum(rows.tokens.lengths * (1 + k)))  # [R + 1], numbers in the rows before each row
     parts = -(-int(values[-1]) // _BATCH_VALUES)
     edges = np.unique(np.searchsorted(values, np.linspace(0, values[-1], parts + 1)))
     for start, stop in pairwise(edges):
@@ -381,16 +393,16 @@ def record_batches(
 def _batch(
     users: Users, rows: Rows, features: Features, negatives: npt.NDArray[np.int32], seen: Ragged | None
 ) -> pa.RecordBatch:
-    """Rows with their columns, in the order of schemas.segments."""
-    tokens, offsets = rows.tokens.values, rows.tokens.offsets  # tokens index columns of clicks; START and NONE, from the end
+    """The rows with their columns, in the order of schemas.segments."""
+    tokens, offsets = rows.tokens.values, rows.tokens.offsets  # tokens index columns; START and NONE are negative
     item = np.append(users.item, _OF_NO_CLICK).astype(np.int32)
-    targets = np.append(0, np.cumsum(rows.is_target))[offsets]  # [R + 1], where each row's targets begin
+    targets = np.append(0, np.cumsum(rows.is_target))[offsets]  # [R + 1], offsets of each row's targets
     columns = {
         "user_id": users.ids.take(pa.array(rows.user)),
         "item_index": _lists(offsets, item[tokens]),
         "is_target": _lists(offsets, rows.is_target),
         "example_age": _lists(targets, rows.age),
-        "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),
+        "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),  # [targets, k] -> [targets * k]
     }
     if features.weighted:
         columns["weight"] = _lists(targets, users.weight[rows.event])
@@ -402,7 +414,7 @@ def _batch(
     moment = np.where(target >= 0, users.order[target], _AFTER_ALL)
     for sequence in features.sequences:
         parts = sequences.columns(users.sequences[sequence.name], rows.user, targets, moment, sequence.window_size)
-        columns |= {f"{sequence.name}_{suffix}": _lists(at, values.astype(np.int32)) for suffix, (at, values) in parts.items()}
+        columns |= {f"{sequence.name}_{suffix}": _lists(at, values) for suffix, (at, values) in parts.items()}
     none = np.zeros(len(rows.user) + 1, np.int64)
     columns["seen"] = _lists(seen.offsets, seen.values) if seen else _lists(none, np.zeros(0, np.int32))
     return pa.RecordBatch.from_pydict(columns)

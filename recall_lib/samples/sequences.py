@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,7 +52,9 @@ class Events:
         return counts[len(self.user) :]
 
 
-def columns(events: Events, user: Ints, targets: Ints, order: Ints, window: int) -> dict[str, tuple[Ints, Ints | Ragged]]:
+def columns(
+    events: Events, user: Ints, targets: Ints, order: Ints, window: int
+) -> dict[str, tuple[Ints, npt.NDArray[np.int32]]]:
     """The columns of a sequence in rows of schemas.segments, as {suffix: (offsets of the rows, values)}.
 
     A row stores the events that its targets see, once. With window 2, and two targets that see the events up to 3 and 5:
@@ -74,7 +77,7 @@ def columns(events: Events, user: Ints, targets: Ints, order: Ints, window: int)
     stored = Ragged.spans(first, until[targets[1:] - 1])  # ragged [R]
     tokens = events.tokens.slices(events.tokens.offsets[stored.values], events.tokens.offsets[stored.values + 1])
     return {
-        "index": (tokens.offsets[stored.offsets], tokens.values),
-        "length": (stored.offsets, tokens.lengths),
-        "seen": (targets, until - first[row]),
+        "index": (tokens.offsets[stored.offsets], tokens.values.astype(np.int32)),
+        "length": (stored.offsets, tokens.lengths.astype(np.int32)),
+        "seen": (targets, (until - first[row]).astype(np.int32)),
     }

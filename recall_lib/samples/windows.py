@@ -1,8 +1,8 @@
-"""Exact windows out of segments of clicks, in NumPy: the one place where a history is cut (SPEC 3.2, 3.3).
+"""Cuts windows out of segments of clicks, in NumPy; histories are cut nowhere else (SPEC 3.2, 3.3).
 
 A segment is a part of one user's tokens, oldest first, stored once. Each of its targets sees the up to `window_size` tokens
-before it. Training, evaluation, inference and `recall dump` all cut their windows here. Training may also use stretches of
-a segment whole (training.unit `run`): an encoder then runs once for all targets of a stretch.
+before it. Training, evaluation, inference and `recall dump` all cut their windows here. Training may also use whole stretches
+of a segment (training.unit `run`): an encoder then runs once for all targets of a stretch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Shared(NamedTuple, Generic[T]):
-    """Which part of which history each target sees, where several targets share one.
+    """Which part of which history each target sees, if several targets share a history.
 
     Attributes:
         history: number of the history, int64 [T].
@@ -34,14 +34,14 @@ class Shared(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model sees of T targets, in S histories: one for each target (T = S), or with `shared` one for several.
+    """What a model sees of T targets in S histories: one history per target (T = S), or with `shared` one for several targets.
 
     Attributes:
         history: item ids in `samples.order` (ragged int64 [S]).
-        item: per item feature the values of each token, history after history (ragged [tokens]).
-        user: per user feature of one value, int64 [T].
+        item: for each item feature, the values of each token, one history after another (ragged [tokens]).
+        user: for each user feature of one value, int64 [T].
         example_age: days, float32 [T].
-        target: item ids, int64 [T]; 0 where there is none (inference), 1 where it is outside the vocabulary.
+        target: item ids, int64 [T]; 0 if there is no target (inference), 1 if it is outside the vocabulary.
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
         lists: per user feature of several values, and per further sequence the tokens before the target (ragged int [T]).
         numbers: per numeric feature of users, float32 [T]; NaN where unknown.
@@ -63,18 +63,18 @@ class Windows:
     shared: Shared[Ints] | None = None
 
     def bags(self) -> dict[str, Ragged]:
-        """Per item feature the values of all of a history's tokens (ragged [S])."""
+        """For each item feature, all values of a history's tokens as one list (ragged [S])."""
         return {name: Ragged(values.values, values.offsets[self.history.offsets]) for name, values in self.item.items()}
 
 
 class Segments:
-    """A block of segments (see schemas.segments), ready to be cut into windows. Targets are numbered 0..len(self) - 1."""
+    """A block of segments (see schemas.segments) that can be cut into windows. Its targets are numbered 0 to len(self) - 1."""
 
     def __init__(self, lists: Mapping[str, Ragged], features: Features, samples: Samples) -> None:
-        """`lists`: every list column of the schema by name."""
+        """`lists`: every list column of the schema, by name (ragged [segments])."""
         self.samples = samples
         self.items = lists["item_index"]
-        # Of each target: its token among all tokens of the block, end to end; its segment; the segment's first token. [T] each.
+        # For each target, [T]: its token among all tokens of the block; its segment; the first token of its segment.
         self._token = np.flatnonzero(lists["is_target"].values)
         self.segment_of_target = np.searchsorted(self.items.offsets, self._token, side="right") - 1
         self._start = self.items.offsets[self.segment_of_target]
@@ -84,7 +84,7 @@ class Segments:
         self._user = {f.name: lists[f"{f.name}_index"].values for f in features.target_ids if not f.multi}
         self._numbers = {n.name: lists[f"{n.name}_value"].values for n in features.target_numbers}
         self._item_numbers = {n.name: lists[f"{n.name}_value"].values for n in features.token_numbers}
-        # One list of values for each token, or for each target.
+        # For each item feature, the values of each token (ragged [tokens]).
         self._item = {
             f.name: Ragged.of(
                 lists[f"{f.name}_index"].values,
@@ -102,7 +102,7 @@ class Segments:
 
     @classmethod
     def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Segments:
-        """From rows of a samples or histories table."""
+        """Make segments from rows of samples or histories."""
         columns: dict[str, Ragged] = {}
         for name in table.schema.names:
             if pa.types.is_list(table.schema.field(name).type):
@@ -131,8 +131,8 @@ class Segments:
     def stretches(self, random: np.random.Generator) -> tuple[Ints, Ints, Ints]:
         """The segments cut into stretches of up to window_size + 1 tokens; neighbours share a token.
 
-        Cuts are made from the newest token backwards. The newest stretch of a longer segment has a random length, so that
-        the cuts are elsewhere in every epoch. With window_size 3, a segment of 9 tokens whose newest stretch has 2 places for
+        Cuts are made from the newest token backwards. In a segment that must be cut, the newest stretch has a random length,
+        so that every epoch has other cuts. With window_size 3, a segment of 9 tokens whose newest stretch has 2 places for
         targets:
 
             token             0  1  2  3  4  5  6  7  8
@@ -140,19 +140,19 @@ class Segments:
             1 newer                    3  4  5  6
             2 newer           0  1  2  3
 
-        In a stretch every token but the first may be a target, which sees the tokens before it there. So each target
+        In a stretch every token but the first may be a target. It sees the tokens before it in the stretch. So each target
         belongs to one stretch.
 
         Returns:
-            Of each stretch with a target: first token, end (exclusive) and number of targets, int64 [stretches] each.
+            For each stretch with a target: its first token, its end (exclusive), its number of targets, int64 [stretches] each.
         """
         window, tokens = self.samples.window_size, self.items.lengths
-        # Of each segment, [segments]: places for targets in its newest stretch, those before it, its stretches.
+        # For each segment, [segments]: places for targets in its newest stretch; places before that; number of stretches.
         drawn = random.integers((window + 1) // 2, window + 1, len(tokens))
         newest = np.where(tokens > window + 1, drawn, np.maximum(tokens - 1, 0))
         older = np.maximum(tokens - 1 - newest, 0)
         pieces = 1 + ceil_div(older, window)
-        # Of each stretch, [stretches]: its segment, how many of the segment's stretches are newer, and its tokens.
+        # For each stretch, [stretches]: its segment, how many of the segment's stretches are newer, and which tokens it has.
         segment = np.repeat(np.arange(len(tokens)), pieces)
         newer = ranges(pieces)
         tokens_after = np.where(newer > 0, newest[segment] + (newer - 1) * window, 0)
@@ -164,7 +164,7 @@ class Segments:
         return cut_from[kept], cut_to[kept], targets[kept]
 
     def shared_windows(self, first: Ints, stop: Ints) -> Windows:
-        """Stretches of tokens as histories that their targets share, each without its last token, oldest first."""
+        """Stretches as histories, oldest first, that their targets share; a history lacks the stretch's last token."""
         targets = Ragged.spans(self._targets_before(first + 1), self._targets_before(stop))  # ragged [S]
         history = np.repeat(np.arange(len(first)), targets.lengths)  # [T], as `seen`
         seen = self._token[targets.values] - first[history]
@@ -175,11 +175,11 @@ class Segments:
         return np.searchsorted(self._token, tokens)
 
     def _windows(self, first: Ints, stop: Ints, targets: Ints) -> Windows:
-        """Tokens first[i] to stop[i] - 1 as history i, [S], and what is known of targets, [T]."""
+        """Windows with the tokens first[i] to stop[i] - 1 as history i, [S] each, and the data of the targets, [T]."""
         places = Ragged.spans(first, stop)
-        token = places.values  # of all histories, end to end
+        token = places.values  # tokens of all histories, [tokens]
         if self.samples.order == "newest_first":
-            token = np.repeat(first + stop - 1, stop - first) - token  # each history turned around
+            token = np.repeat(first + stop - 1, stop - first) - token  # reverses each history
         k = self.samples.negatives_per_positive
         # [T * k] -> [T, k]
         negatives = self._negatives.reshape(-1, k)[targets].astype(np.int64) if k else np.zeros((len(targets), 0), np.int64)

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
-from recall_lib.samples.ragged import Ragged
+from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
 
 
 @cache
-def item_counts(files: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def item_counts(files: tuple[str, ...]) -> Ints:
     """Training count of each item index, int64 [items]; 0 for padding and unknown, which are never recommended.
 
     Args:
@@ -64,7 +63,7 @@ def read_item_ids(files: Sequence[str]) -> pa.Array:
     return pa.concat_arrays([pa.nulls(FIRST_INDEX, ids.type), ids])
 
 
-def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.float32]]:
+def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, Float32s]:
     """Ids, string [n], and vectors, float32 [n, d]: row = item index; rows 0 and 1 are null and zero.
 
     Args:
@@ -72,7 +71,7 @@ def read_item_vectors(files: tuple[str, ...]) -> tuple[pa.Array, npt.NDArray[np.
     """
     table = _read(files, ["item_index", "item_id", "vector"])
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, -1)
+    vectors = flat.reshape(table.num_rows, -1)  # [n * d] -> [n, d]
     reserved = np.zeros((FIRST_INDEX, vectors.shape[1]), np.float32)
     ids = pa.concat_arrays([pa.nulls(FIRST_INDEX, pa.string()), table.column("item_id").combine_chunks()])
     return ids, np.concatenate([reserved, vectors])
@@ -87,6 +86,7 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
         items: number of item indexes, 0 and 1 included.
     """
     table = _read(files, ["item_index", *(f"{name}_index" for name in names)])
+    # [items + 1]: where the list of each item index begins among the table's rows; of a missing one, where the next one begins.
     place = np.searchsorted(table.column("item_index").to_numpy(), np.arange(items + 1))
     found = {}
     for name in names:
@@ -95,8 +95,8 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
     return found
 
 
-def read_item_numbers(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, npt.NDArray[np.float32]]:
-    """For each numeric item feature, the value of each item index, float32 [items]; NaN where it is unknown.
+def read_item_numbers(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, Float32s]:
+    """For each numeric item feature, the value of each item index, float32 [items]; NaN if it is unknown.
 
     Args:
         files: the Parquet files of a schemas.items table.
@@ -110,7 +110,7 @@ def read_item_numbers(files: Sequence[str], names: Sequence[str], items: int) ->
     return found
 
 
-def read_priors(files: Sequence[str], items: int) -> npt.NDArray[np.float64]:
+def read_priors(files: Sequence[str], items: int) -> Float64s:
     """The prior of each item index, float64 [items].
 
     An index that is not in the table gets the smallest prior, as in the exported vectors.

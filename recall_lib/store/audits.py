@@ -80,12 +80,14 @@ def top_n_audits(written: DataFrame, users_in: int | None, settings: Audits, *, 
         settings: the thresholds.
         of_model: also check the share of popular lists. Not for top_n_user_id, where many lists are popular.
     """
-    no_score = F.exists("items", lambda item: item["item_id"].isNull() | item["score"].isNull() | F.isnan(item["score"]))
+    # array_contains is true, or null where the list has a null, unless all is well; F.exists takes ten times as long.
+    no_id, no_score = F.array_contains("items.item_id", ""), F.array_contains("items.score", F.lit(float("nan")).cast("float"))
+    is_bad = F.col("user_id").isNull() | ~no_id.eqNullSafe(False) | ~no_score.eqNullSafe(False)
     row = written.agg(
         F.count(F.lit(1)).alias("rows"),
         F.countDistinct("user_id").alias("users"),
         F.sum((F.col("source") == "popular").cast("int")).alias("popular"),
-        F.sum((F.col("items").isNull() | F.col("user_id").isNull() | no_score).cast("int")).alias("bad"),
+        F.sum(is_bad.cast("int")).alias("bad"),
     ).first()
     assert row is not None
     yield Audit("duplicate_users", row["rows"] - row["users"], "most", 0)

@@ -19,9 +19,9 @@ from pyspark.errors import AnalysisException
 from pyspark.sql.types import StringType, StructField, StructType
 
 from recall_lib.config import Features
-from recall_lib.datasets import DATASETS
 from recall_lib.process.errors import UsageError
 from recall_lib.store import schemas
+from recall_lib.store.datasets import DATASETS
 from recall_lib.store.folders import Folders
 from recall_lib.store.publication import Publication
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from recall_lib.datasets import DATASETS, name_of
 from recall_lib.process.errors import DataRefused
+from recall_lib.store.datasets import DATASETS, name_of
 from recall_lib.store.filesystems import resolve
 from recall_lib.store.publication import Publication, StartSpark
 

@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from recall_lib.datasets import name_of
+from recall_lib.store.datasets import name_of
 from recall_lib.store.schemas import enforce
 
 StartSpark = Callable[[], SparkSession]
@@ -44,6 +44,11 @@ class Publication:
     def name(self) -> str:
         """E.g. samples/dt=2024-03-03/split=train."""
         return name_of(self.dataset, {"dt": self.dt, **self.keys})
+
+    @property
+    def name_in_day(self) -> str:
+        """Its name within its day, e.g. samples/split=train. Manifests of the same day name it so among their inputs."""
+        return name_of(self.dataset, self.keys)
 
     @property
     def digest(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recall_lib.datasets import DATASETS
 from recall_lib.process.errors import DataRefused
+from recall_lib.store.datasets import DATASETS
 
 if TYPE_CHECKING:
     from recall_lib.store.publication import Publication

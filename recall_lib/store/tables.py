@@ -16,10 +16,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recall_lib.config import Audits, Config
-from recall_lib.datasets import DATASETS, other_settings
 from recall_lib.process.errors import DataRefused
 from recall_lib.store import locks
 from recall_lib.store.catalog import Catalog
+from recall_lib.store.datasets import DATASETS, other_settings
 from recall_lib.store.folders import Folders
 from recall_lib.store.publication import Publication, StartSpark
 from recall_lib.store.publishing import Place, Staged, footer

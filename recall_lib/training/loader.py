@@ -1,8 +1,8 @@
 """Windows streamed from sample files by Petastorm, in an order that a seed decides.
 
-Petastorm reads one row group after the other in a thread of its own. It can batch only lists of one length, so each row group
-is packed into one row of bytes there and unpacked into segments here. Some row groups are mixed in memory and cut into the
-planned number of batches, so that each target comes once an epoch and all ranks take the same number of steps.
+Petastorm reads one row group after another in its own thread. It can batch only lists of equal length. So each row group is
+packed into one row of bytes there, and unpacked into segments here. Several row groups are mixed in memory and cut into the
+planned number of batches: each target comes once per epoch, and all ranks take the same number of steps.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from recall_lib.store.schemas import segments as segments_schema
 from recall_lib.training.petastorm_compat import TransformSpec, Unreadable, edit_field, make_batch_reader
 
 T = TypeVar("T")
-# A packed row group: per list column, the bytes of all values and of each list's length.
-Packed = dict[str, tuple[bytes, bytes]]
-SegmentsOf = Callable[[list[Packed]], Segments]
+# A packed row group. For each list column: the bytes of all values, and those of all lists' lengths.
+PackedRows = dict[str, tuple[bytes, bytes]]
+SegmentsOf = Callable[[list[PackedRows]], Segments]
 _VALUES, _LENGTHS = "_v", "_n"
 
 
-def batches(
+def read_epoch(
     urls: Sequence[str],
     sizes: Ints,
     features: Features,
@@ -42,19 +42,20 @@ def batches(
     row_groups: int,
     seed: Sequence[int],
 ) -> Iterator[Windows]:
-    """One epoch over sample files.
+    """The batches of one epoch over sample files.
 
     Args:
-        urls: the files of this rank, in one folder, by addresses that fsspec knows.
+        urls: the addresses of this rank's files, all in one folder.
         sizes: targets of each batch, [steps], summing to the files' targets.
-        features: that the samples were made with.
-        samples: that the samples were made with.
-        unit: see training.unit; with `run` a batch has about as many targets as planned, and all steps together exactly.
-        row_groups: mixed in memory at a time.
+        features: the features that the samples were made with.
+        samples: the settings that the samples were made with.
+        unit: see training.unit. With `run` a batch has about as many targets as planned; all batches together have exactly as
+            many.
+        row_groups: number of row groups that are mixed in memory.
         seed: numbers that decide the order, e.g. (seed, rank, epoch).
 
     Yields:
-        Windows, one batch a step.
+        One batch per step.
 
     Raises:
         DataRefused: the files hold fewer targets than planned, or with unit `run` fewer stretches than batches.
@@ -74,9 +75,9 @@ def batches(
 
 
 def _cut_windows(
-    buffers: Iterator[list[Packed]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
+    buffers: Iterator[list[PackedRows]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
 ) -> Iterator[Windows]:
-    """The targets of a buffer in random order; those left over are the first of the next batch."""
+    """Batches of the targets of each buffer in random order; those left over begin the next batch."""
     wanted = iter(sizes.tolist())
     size = next(wanted, None)
     parts: list[Windows] = []
@@ -93,18 +94,18 @@ def _cut_windows(
 
 
 def _cut_stretches(
-    buffers: Iterator[list[Packed]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
+    buffers: Iterator[list[PackedRows]], segments_of: SegmentsOf, sizes: Ints, random: np.random.Generator
 ) -> Iterator[Windows]:
-    """Stretches of a buffer in batches of like length, so that little is padded, the batches in random order."""
-    held: list[Packed] = []
-    total, steps, read, done = int(sizes.sum()), len(sizes), 0, 0  # targets, batches; of these already read, already made
+    """Batches of stretches of similar length, so that little is padded; the batches of each buffer are in random order."""
+    held: list[PackedRows] = []
+    total, steps = int(sizes.sum()), len(sizes)  # planned targets and batches
+    read, done = 0, 0  # targets read and batches made so far
     for buffer in buffers:
         held += buffer
         segments = segments_of(held)
-        # The share of the batches that are made keeps up with the share of the targets that are read, rounded down: the last
-        # buffer makes it `steps`.
+        # As large a share of the batches is made as of the targets is read, rounded down. After the last buffer it is all.
         count = (read + len(segments)) * steps // total - done
-        if count:  # or the buffer is too small for a batch, and is mixed with the next one
+        if count:  # otherwise the buffer is too small for a batch, and is mixed with the next one
             read, done, held = read + len(segments), done + count, []
             yield from _stretch_batches(segments, count, random)
 
@@ -117,18 +118,18 @@ def _stretch_batches(segments: Segments, count: int, random: np.random.Generator
             f"{len(first)} stretches of clicks cannot make {count} batches: use fewer ranks, a larger "
             "training.batch_size or training.shuffle_row_groups, or training.unit window"
         )
-    by_length = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))
-    batches = np.split(by_length, _edges(targets[by_length], count))
+    by_length = np.argsort(stop - first + random.uniform(0, _MIXED_LENGTHS, len(first)))  # [stretches]
+    batches = np.split(by_length, _edges(targets[by_length], count))  # `count` lists of stretches
     for nth in random.permutation(count):
         yield segments.shared_windows(first[batches[nth]], stop[batches[nth]])
 
 
-# Stretches that differ by fewer tokens may change places, so that the batches of every epoch are others.
+# Stretches whose lengths differ by less than this may change places, so that every epoch has other batches.
 _MIXED_LENGTHS = 8
 
 
 def _edges(targets: Ints, count: int) -> Ints:
-    """Where to cut stretches into batches of about as many targets, each of at least one stretch, [count - 1].
+    """Where to cut stretches into batches with about equally many targets and at least one stretch each, [count - 1].
 
     Batch i ends with the stretch that reaches i / count of the targets. With 3 batches of 18 targets, at 6 and 12:
 
@@ -137,10 +138,10 @@ def _edges(targets: Ints, count: int) -> Ints:
         so far         1   3   4   7   9  14  18
                                      |       |        edges 4 and 6
 
-    A stretch may hold the targets of several batches. Two edges then fall together and are moved apart: an edge is above
-    the one before it, and leaves a stretch for each batch after it.
+    A stretch may hold the targets of several batches. Then edges coincide and are moved apart: each edge is above the one
+    before it, and leaves a stretch for each batch after it.
     """
-    nth = np.arange(1, count)  # of each edge
+    nth = np.arange(1, count)  # number of each edge
     reached = np.cumsum(targets)
     edges = np.searchsorted(reached, nth * targets.sum() / count) + 1
     # Ascending by at least 1 is the same as: edges - nth never falls.
@@ -151,14 +152,14 @@ def _edges(targets: Ints, count: int) -> Ints:
 def read_segments(
     urls: Sequence[str], features: Features, samples: Samples, *, seen: bool = False
 ) -> Iterator[tuple[Segments, Ragged | None]]:
-    """The row groups of sample files of one folder, in the given order; with each segment's seen items on request."""
+    """The row groups of sample files of one folder, in the given order; if asked for, with the seen items of each segment."""
     for packed in _row_groups(urls, features, seen):
         columns = _unpack([packed])
         yield Segments(columns, features, samples), columns.get("seen")
 
 
 def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The same items, made in another thread and up to `depth` of them ahead."""
+    """The same items, made in another thread, up to `depth` of them ahead."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -196,7 +197,7 @@ def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
 
 
 def join(parts: list[Windows]) -> Windows:
-    """Windows of a history a target, one after the other."""
+    """Windows with one history per target, joined in the given order."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
@@ -217,12 +218,13 @@ def join(parts: list[Windows]) -> Windows:
         example_age=joined(p.example_age for p in parts),
         target=joined(p.target for p in parts),
         negatives=joined(p.negatives for p in parts),
-        weight=None if first.weight is None else joined(p.weight for p in parts),
+        weight=None if first.weight is None else joined(p.weight for p in parts if p.weight is not None),
     )
 
 
-def _buffers(urls: Sequence[str], features: Features, row_groups: int) -> Iterator[list[Packed]]:
-    held: list[Packed] = []
+def _buffers(urls: Sequence[str], features: Features, row_groups: int) -> Iterator[list[PackedRows]]:
+    """The row groups, `row_groups` of them at a time."""
+    held: list[PackedRows] = []
     for packed in _row_groups(urls, features, seen=False):
         held.append(packed)
         if len(held) == row_groups:
@@ -232,8 +234,8 @@ def _buffers(urls: Sequence[str], features: Features, row_groups: int) -> Iterat
         yield held
 
 
-def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator[Packed]:
-    """Row groups in the files' order, packed by Petastorm's worker."""
+def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator[PackedRows]:
+    """The row groups in the order of the files, packed by Petastorm's worker."""
     if not urls:
         return
     unread = {"user_id"} if seen else {"user_id", "seen"}
@@ -252,8 +254,8 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
     folder = urls[0].rsplit("/", 1)[0]
     fs, path = url_to_fs(folder)
     try:
-        # Petastorm cuts an address at `#`: it is given names alone, and a file system that knows their folder.
-        # One worker and no shuffling of its own, or the order is not repeatable.
+        # Petastorm cuts an address at `#`. So it gets only names, and a file system that knows their folder.
+        # With several workers, or with its own shuffling, the order would not be repeatable.
         reader = make_batch_reader(
             [f"file:{url.rsplit('/', 1)[-1]}" for url in urls],
             filesystem=DirFileSystem(path, fs),
@@ -275,8 +277,8 @@ def _row_groups(urls: Sequence[str], features: Features, seen: bool) -> Iterator
         raise DataRefused(f"cannot read {folder}/{error}: run `recall samples` again") from error
 
 
-def _unpack(groups: list[Packed]) -> dict[str, Ragged]:
-    """The list columns of several row groups, end to end."""
+def _unpack(groups: list[PackedRows]) -> dict[str, Ragged]:
+    """The list columns of several row groups, one row group after another."""
     return {
         name: Ragged.of(
             np.frombuffer(b"".join(group[name][0] for group in groups), _dtype(name)),

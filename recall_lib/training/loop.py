@@ -1,4 +1,4 @@
-"""The training loop, run by every rank: the same on one process, on local ranks and in Spark executors."""
+"""The training loop. Every rank runs it: one process, local ranks and ranks in Spark executors alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from fsspec.core import url_to_fs
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from recall_lib.model.losses import Loss
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.process.errors import DataRefused, RecallError
 from recall_lib.samples.ids import ITEM_ID
+from recall_lib.samples.ragged import Ints
 from recall_lib.samples.windows import Windows
 from recall_lib.store.arrays import read_item_features, read_item_numbers
 from recall_lib.training import loader, shards
@@ -33,15 +33,15 @@ from recall_lib.training.validation import Catalogue, K, mean_user, validate
 from recall_lib.training.warm_start import carry_over
 
 METRIC = f"ndcg@{K}"
-_RECORDS = 200  # of the loss, in a whole run
-_AHEAD, _LEAST_AHEAD = 1 << 16, 4  # targets, and batches, that are read ahead: so much that the start of an epoch is not felt
+_RECORDS = 200  # records of the loss in a whole run
+_AHEAD, _LEAST_AHEAD = 1 << 16, 4  # targets and batches that are read ahead: enough to hide the start of an epoch
 
 
 def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Train one model; rank 0 writes it, its log and its events into `folder`.
 
     Returns:
-        {"targets" (an epoch), "epochs", "steps", "seconds", "validation"}, on rank 0 also the model's "version".
+        {"targets" (per epoch), "epochs", "steps", "seconds", "validation"}, on rank 0 also the model's "version".
 
     Raises:
         DataRefused: no targets, or too few files or targets for the ranks.
@@ -57,10 +57,10 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
     run.close()
     facts = {
         "targets": int(run.sizes.sum()),
-        "epochs": run.at.epoch,
-        "steps": run.at.step,
+        "epochs": run.progress.epoch,
+        "steps": run.progress.step,
         "seconds": round(time.monotonic() - started, 3),
-        "validation": run.at.validation,
+        "validation": run.progress.validation,
     }
     if ranks.rank == 0:
         facts["version"] = checkpoint.save(folder, run.model, spec.features, spec.samples, spec.sizes, spec.vocab)
@@ -68,7 +68,7 @@ def train(spec: TrainSpec, ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 def learning_rate(settings: Training, step: int, total_steps: int) -> float:
-    """Of the step with this number (from 0): a linear warm-up, then constant or down to 0 after the last step."""
+    """The learning rate of a step (from 0): a linear warm-up, then constant or falling to 0 after the last step."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps)
@@ -78,10 +78,10 @@ def learning_rate(settings: Training, step: int, total_steps: int) -> float:
 
 @dataclass
 class Progress:
-    """How far a run has come: what its checkpoint holds beside the tensors."""
+    """How far a run has come. A checkpoint holds this and the tensors."""
 
-    epoch: int = 0  # done
-    step: int = 0  # done
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps
     best: float = -1.0  # validation NDCG@10
     best_epoch: int = 0
     validation: dict[str, float] = field(default_factory=dict)  # of the weights that would be kept now
@@ -92,7 +92,7 @@ class Run:
     """One rank's model, optimiser and place in the data."""
 
     def __init__(self, spec: TrainSpec, ranks: Ranks, folder: Path) -> None:
-        """Build the model and take up the checkpoint, if there is one of the same spec."""
+        """Build the model, and resume from the checkpoint if there is one of the same spec."""
         self.spec, self.ranks, self.settings = spec, ranks, spec.training
         files, self.sizes = shards.plan([file.targets for file in spec.train], ranks.size, self.settings.batch_size)
         self.urls = [spec.train[i].url for i in files[ranks.rank]]
@@ -101,7 +101,7 @@ class Run:
         steps = self.sizes.shape[1] * self.settings.epochs
         self.total_steps = min(steps, self.settings.max_steps or steps)
         self.device = _device(self.settings.device, ranks.rank)
-        # Casting beside every product costs a CPU more than the products gain: there they are made in bfloat16 alone.
+        # On a CPU autocast's conversions cost more than they gain; there `_arithmetic` alone chooses bfloat16 products.
         self.autocast = self.settings.mixed_precision and self.device.type == "cuda"
         torch.manual_seed(spec.seed)  # the same first weights on every rank
         self.model = _model(spec).to(self.device)
@@ -111,42 +111,43 @@ class Run:
         self.generator = torch.Generator(self.device)
         self.catalogue = Catalogue.read(spec) if spec.validation else None
         self.best: dict[str, Tensor] = {}
-        self.at = Progress()
+        self.progress = Progress()
         if self.settings.resume and spec.checkpoint:
             self._load()
-        self.journal = Journal(folder, self.total_steps, self.at.records) if ranks.rank == 0 else None
-        windows = _windows(spec, self.urls, self.sizes[ranks.rank], ranks.rank, range(self.at.epoch, self.settings.epochs))
+        self.journal = Journal(folder, self.total_steps, self.progress.records) if ranks.rank == 0 else None
+        epochs = range(self.progress.epoch, self.settings.epochs)
+        windows = _windows(spec, self.urls, self.sizes[ranks.rank], ranks.rank, epochs)
         self.stream = loader.prefetched(windows, max(_AHEAD // self.settings.batch_size, _LEAST_AHEAD))
 
     @property
     def finished(self) -> bool:
-        """All epochs or steps done, or `early_stopping` epochs in a row no better than the best."""
+        """Whether all epochs or steps are done, or the last `early_stopping` epochs were not better than the best."""
         patience = self.settings.early_stopping
-        stopped = bool(patience and self.best and self.at.epoch - self.at.best_epoch >= patience)
-        return stopped or self.at.step >= self.total_steps
+        stopped = bool(patience and self.best and self.progress.epoch - self.progress.best_epoch >= patience)
+        return stopped or self.progress.step >= self.total_steps
 
     def train_epoch(self) -> None:
-        """One pass over this rank's files, or less where max_steps ends it."""
+        """One pass over this rank's files; it ends early at max_steps."""
         every = max(1, self.total_steps // _RECORDS)
         losses, targets, started = torch.zeros((), device=self.device), 0, time.monotonic()
         self.model.train()
         for sizes, windows in zip(self.sizes.T, self.stream, strict=False):
             losses += self._step(Batch.of(windows, self.device), sizes) * int(sizes.sum())
             targets += int(sizes.sum())
-            if self.at.step % every == 0 or self.at.step == self.total_steps:
+            if self.progress.step % every == 0 or self.progress.step == self.total_steps:
                 self._report(losses / targets, targets / (time.monotonic() - started))
                 losses, targets, started = torch.zeros_like(losses), 0, time.monotonic()
-            if self.at.step == self.total_steps:
+            if self.progress.step == self.total_steps:
                 break
-        self.at.epoch += 1
+        self.progress.epoch += 1
 
-    def _step(self, batch: Batch, sizes: npt.NDArray[np.int64]) -> Tensor:
-        """One update; gives this rank's share of the loss: its mean over the ranks is the mean over all planned targets."""
-        rate = learning_rate(self.settings, self.at.step, self.total_steps)
+    def _step(self, batch: Batch, sizes: Ints) -> Tensor:
+        """One update. Returns this rank's share of the loss; the mean of all ranks' shares is the mean over all targets."""
+        rate = learning_rate(self.settings, self.progress.step, self.total_steps)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        # Every (seed, rank, step) has draws of its own, so that a resumed run draws what the first one would have.
-        words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.at.step)).generate_state(1, np.uint64)
+        # Each (seed, rank, step) has its own random draws, so a resumed run draws what an uninterrupted one draws.
+        words = np.random.SeedSequence((self.spec.seed, self.ranks.rank, self.progress.step)).generate_state(1, np.uint64)
         self.generator.manual_seed(int(words[0] >> np.uint64(1)))
         self._seed_dropout(self.generator.initial_seed())
         share = len(batch) * self.ranks.size / int(sizes.sum())
@@ -160,11 +161,11 @@ class Run:
             _clip(gradients, self.settings.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.at.step += 1
+        self.progress.step += 1
         return loss.detach()
 
     def _seed_dropout(self, seed: int) -> None:
-        # Not torch.manual_seed: where there is no GPU it notes down every call, for the time when there is one.
+        # Not torch.manual_seed: without a GPU it keeps a record of every call, to repeat it when CUDA starts.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -173,17 +174,17 @@ class Run:
         mean = self.ranks.sum([float(loss)])[0] / self.ranks.size
         if not math.isfinite(mean):
             raise DataRefused(
-                f"the loss is {mean} at step {self.at.step}: lower training.learning_rate or set training.clip_norm"
+                f"the loss is {mean} at step {self.progress.step}: lower training.learning_rate or set training.clip_norm"
             )
         rate = self.optimizers[0].param_groups[0]["lr"]
         self._note(loss=mean, learning_rate=rate, targets_per_second=round(targets_per_second, 1))
 
     def _note(self, **numbers: float) -> None:
         if self.journal:
-            self.journal.add(step=self.at.step, epoch=self.at.epoch, **numbers)
+            self.journal.add(step=self.progress.step, epoch=self.progress.epoch, **numbers)
 
     def validate(self) -> None:
-        """Rank the validation split as it would be served; with early stopping the best weights are remembered."""
+        """Rank the validation split as it would be served; with early stopping, remember the best weights."""
         if self.catalogue is None:
             return
         spec = self.spec
@@ -194,24 +195,24 @@ class Run:
         if found:
             self._note(**found)
         if not self.settings.early_stopping:
-            self.at.validation = found
-        elif found and found[METRIC] > self.at.best:
-            self.at.best, self.at.best_epoch, self.at.validation = found[METRIC], self.at.epoch, found
+            self.progress.validation = found
+        elif found and found[METRIC] > self.progress.best:
+            self.progress.best, self.progress.best_epoch, self.progress.validation = found[METRIC], self.progress.epoch, found
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def close(self) -> None:
-        """Keep the best weights where early stopping asked for them, else the last."""
+        """Keep the best weights if early stopping remembered any, else the last."""
         if self.best:
             self.model.load_state_dict(self.best)
         if self.journal:
             self.journal.close()
 
     def save(self) -> None:
-        """Rank 0 writes the checkpoint whole: aside first, then renamed."""
+        """Rank 0 writes the checkpoint under a temporary name and then renames it, so that it is whole or not there."""
         if self.ranks.rank or not self.spec.checkpoint:
             return
         assert self.journal
-        facts = asdict(self.at) | {"records": self.journal.records, "fingerprint": self.spec.fingerprint()}
+        facts = asdict(self.progress) | {"records": self.journal.records, "fingerprint": self.spec.fingerprint()}
         fs, path = url_to_fs(self.spec.checkpoint)
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         fs.pipe_file(f"{path}.tmp", checkpoint.pack(self._tensors(), facts))
@@ -231,7 +232,7 @@ class Run:
         )
 
     def _load(self) -> None:
-        """Take up the checkpoint that rank 0 finds; one that cannot be read or is of another spec counts for nothing."""
+        """Resume from the checkpoint that rank 0 finds; one that cannot be read, or is of another spec, is ignored."""
         data = b""
         if self.ranks.rank == 0:
             fs, path = url_to_fs(self.spec.checkpoint)
@@ -256,15 +257,18 @@ class Run:
             states[int(k)].setdefault(int(i), {})[rest] = value if value.is_floating_point() else int(value)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.at = Progress(**facts)
+        self.progress = Progress(**facts)
 
 
 @contextmanager
 def _arithmetic(run: Run) -> Iterator[None]:
-    """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that can, in TF32 on GPUs. On a CPU sums
-    are taken in one order, so that the same spec gives the same weights; on a GPU that would take up to a third longer."""
+    """How float32 matrices are multiplied: with mixed precision in bfloat16 on CPUs that support it, and in TF32 on GPUs.
+
+    On a CPU sums have a fixed order, so that the same spec gives the same weights. On a GPU this would take up to a third
+    longer, so it is off there.
+    """
     precision, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic  # its attribute is made at run time
+    memory: Any = torch.utils.deterministic  # mypy does not know its attribute, which torch makes at run time
     filled = memory.fill_uninitialized_memory
     torch.set_float32_matmul_precision("medium" if run.settings.mixed_precision else "highest")
     torch.use_deterministic_algorithms(run.device.type == "cpu")
@@ -277,14 +281,12 @@ def _arithmetic(run: Run) -> Iterator[None]:
         memory.fill_uninitialized_memory = filled
 
 
-def _windows(
-    spec: TrainSpec, urls: Sequence[str], sizes: npt.NDArray[np.int64], rank: int, epochs: Iterable[int]
-) -> Iterator[Windows]:
-    """A rank's batches of several epochs, so that the next one is read while the last one is trained on."""
+def _windows(spec: TrainSpec, urls: Sequence[str], sizes: Ints, rank: int, epochs: Iterable[int]) -> Iterator[Windows]:
+    """A rank's batches of several epochs as one stream: the next epoch is read while the current one is trained on."""
     settings = spec.training
     for epoch in epochs:
         seed, mixed = (spec.seed, rank, epoch), settings.shuffle_row_groups
-        yield from loader.batches(urls, sizes, spec.streamed, spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
+        yield from loader.read_epoch(urls, sizes, spec.streamed, spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
 
 
 def _model(spec: TrainSpec) -> YouTubeDNN:
@@ -304,7 +306,7 @@ def _model(spec: TrainSpec) -> YouTubeDNN:
 
 
 def _optimizers(model: YouTubeDNN, settings: Training) -> list[torch.optim.Optimizer]:
-    """Adam for all weights; of gradients as rows, lazy Adam for the tables and Adam for the others."""
+    """Adam for all weights; with gradients as rows, lazy Adam for the tables and Adam for the others."""
     rate, betas = settings.learning_rate, (0.9, settings.adam_beta2)
     tables = [module.weight for module in model.modules() if model.sparse and isinstance(module, nn.Embedding)]
     others = [parameter for parameter in model.parameters() if all(parameter is not table for table in tables)]
@@ -313,7 +315,7 @@ def _optimizers(model: YouTubeDNN, settings: Training) -> list[torch.optim.Optim
 
 
 def _gradients(model: YouTubeDNN) -> list[Tensor]:
-    """All there are; sparse ones coalesced, so that each row stands once where it is sent, measured and squared."""
+    """All gradients. Sparse ones are coalesced, so that each row is sent, measured and squared once."""
     for parameter in model.parameters():
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
@@ -321,7 +323,7 @@ def _gradients(model: YouTubeDNN) -> list[Tensor]:
 
 
 def _clip(gradients: Sequence[Tensor], largest: float) -> None:
-    """Scale gradients down, in place, where the norm of them all is larger; torch's own does not take sparse ones."""
+    """Scale gradients down in place if their joint norm is above `largest`; PyTorch's own function refuses sparse ones."""
     values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
     factor = largest / (torch.nn.utils.get_total_norm(values) + 1e-6)
     torch._foreach_mul_(values, factor.clamp(max=1))
@@ -333,5 +335,5 @@ def _device(choice: str, rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise RecallError("training.device is cuda, but PyTorch sees no GPU: set it to auto or cpu")
     device = torch.device("cuda", rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)  # the one that torch.cuda.manual_seed means
+    torch.cuda.set_device(device)  # torch.cuda.manual_seed seeds this one
     return device

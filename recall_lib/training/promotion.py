@@ -32,7 +32,7 @@ class Verdict:
     inputs: dict[str, str] = field(default_factory=dict)
 
 
-def judge(tables: Tables, dt: str, version: str, validation: Mapping[str, float]) -> Verdict:
+def decide(tables: Tables, dt: str, version: str, validation: Mapping[str, float]) -> Verdict:
     """Compare a new model with the model that serves the last published day before dt; if there is none, the new one serves.
 
     Args:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from recall_lib.process.errors import DataRefused
+from recall_lib.samples.ragged import Ints
 
 
 def assign(targets: Sequence[int], ranks: int) -> list[list[int]]:
@@ -33,12 +33,12 @@ def assign(targets: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(shard) for shard in shards]
 
 
-def batch_sizes(targets: int, steps: int) -> npt.NDArray[np.int64]:
+def batch_sizes(targets: int, steps: int) -> Ints:
     """Number of targets of each step of a rank, [steps]: the numbers differ by at most 1 and sum to `targets`."""
     return np.diff(np.arange(steps + 1) * targets // steps)
 
 
-def plan(targets: Sequence[int], ranks: int, batch_size: int) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
+def plan(targets: Sequence[int], ranks: int, batch_size: int) -> tuple[list[list[int]], Ints]:
     """Files and batch sizes of every rank, for one epoch.
 
     Args:

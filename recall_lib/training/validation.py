@@ -1,7 +1,8 @@
 """Validation by full ranking: every item is a candidate, and the ranking is the one that is served.
 
-Items and users have the vectors that would be exported now, with the day's prior where model.recency is set. Ties are ordered
-by the bytes of the item id. So early stopping and promotion measure the ranking of the top-N table and of metrics.json.
+Items and users have the vectors that would be exported now; with model.recency these include the day's prior. Ties are
+ordered by the bytes of the item id. So early stopping and promotion measure the ranking of the top-N table and of
+metrics.json.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
+from recall_lib.samples.ragged import Float64s
 from recall_lib.store.arrays import read_item_ids, read_priors
 from recall_lib.training.loader import read_segments
 from recall_lib.training.ranks import Ranks
@@ -32,15 +33,15 @@ _TOKENS_IN_MEMORY = 1 << 14
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What decides the ranking of the items apart from the model.
+    """Everything but the model that decides the ranking of the items.
 
     Attributes:
         item_ids: string [n], null for 0 and 1; their bytes break ties.
-        prior: of the day, float64 [n]; None: the model has no model.recency.
+        prior: the day's prior of each item, float64 [n]; None without model.recency.
     """
 
     item_ids: pa.Array
-    prior: npt.NDArray[np.float64] | None = None
+    prior: Float64s | None = None
 
     @classmethod
     def read(cls, spec: TrainSpec) -> Catalogue:
@@ -71,20 +72,20 @@ def validate(
 ) -> dict[str, float]:
     """Mean HR@10 and NDCG@10 of a hold-out split, over the files of all ranks.
 
-    With `filter_seen` items the user has `seen` are no candidates, and a target among them is not scored. Neither is one
-    without history (SPEC 3.8); a target outside the vocabulary (id 1) is a miss.
+    With `filter_seen`, items that the user has seen are not candidates, and a target among them is not scored. A target
+    without history is not scored either (SPEC 3.8). A target outside the vocabulary (id 1) is a miss.
 
     Returns:
-        {"hr@10", "ndcg@10", "users"}, or nothing when no target is scored.
+        {"hr@10", "ndcg@10", "users"}; {} if no target is scored.
     """
     model.eval()
     items = catalogue.index(model)
     chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
-    samples = samples.model_copy(update={"negatives_per_positive": 0})  # hold-outs have none
-    counts = np.zeros(K + 1, np.int64)  # targets by rank; 0 for one below K
+    samples = samples.model_copy(update={"negatives_per_positive": 0})  # held-out rows have none
+    counts = np.zeros(K + 1, np.int64)  # targets by rank; those ranked below K count as 0
     for segments, seen in read_segments(urls, features, samples, seen=True):
         assert seen is not None
-        # Like lengths together, so that little is padded.
+        # Targets of similar length share a batch, so that little is padded.
         order = np.argsort(segments.items.lengths[segments.segment_of_target], kind="stable")
         for start in range(0, len(segments), chunk):
             targets = order[start : start + chunk]
@@ -105,7 +106,7 @@ def validate(
 def mean_user(
     model: YouTubeDNN, urls: Sequence[str], features: Features, samples: Samples, device: torch.device, ranks: Ranks
 ) -> Tensor:
-    """The mean representation of a hold-out split's users, over the files of all ranks, float32 [d]; zeros without any."""
+    """The mean representation of a hold-out split's users, over the files of all ranks, float32 [d]; zeros without users."""
     model.eval()
     chunk = max(1, _TOKENS_IN_MEMORY // samples.window_size)
     samples = samples.model_copy(update={"negatives_per_positive": 0})

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 import torch
 from fsspec.core import url_to_fs
@@ -20,6 +19,7 @@ from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Ints
 from recall_lib.store.arrays import read_values
 from recall_lib.training.spec import FirstWeights, TrainSpec
 
@@ -55,7 +55,7 @@ def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
             weights.copy_(before.get_parameter(name))
 
 
-def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: int) -> npt.NDArray[np.int64]:
+def previous_ids(before: Sequence[str], now: Sequence[str], feature: str, size: int) -> Ints:
     """For each id, the id of the same value in an earlier vocabulary, int64 [size]; -1 if the value was not in it.
 
     Args:

@@ -1,5 +1,5 @@
-"""DataFrames in, DataFrames out; no torch, and no file but those that `samples.split_samples` has its tasks write.
+"""DataFrames in, DataFrames out, without torch. Only the tasks of `samples.split_samples` write files.
 
-Most only plan. What gives numbers in place of a DataFrame has counted: `events.account`, `vocab.assign_ids`, `metrics.report`.
-`accuracy` has plain formulas, which training shares.
+Most functions only plan. Those that return numbers instead of a DataFrame run Spark jobs: `events.account`, `vocab.assign_ids`,
+`holdout.newest_training_click`, `metrics.report`. `accuracy` has plain formulas, which training shares.
 """

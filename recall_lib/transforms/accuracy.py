@@ -1,4 +1,4 @@
-"""Counts of ranks -> hit rate and NDCG: one formula for validation and metrics.json, in plain Python."""
+"""Counts of ranks -> hit rate and NDCG. Validation and metrics.json share these formulas; they are plain Python."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def hit_rate(ranks: Mapping[int, int], k: int) -> float | None:
 
     Args:
         ranks: {rank from 1: users}, 0 for a miss.
-        k: items of a list.
+        k: number of items in a list.
     """
     return ratio(sum(n for rank, n in ranks.items() if 1 <= rank <= k), sum(ranks.values()))
 
 
 def ndcg(ranks: Mapping[int, int], k: int) -> float | None:
-    """The mean of 1 / log2(1 + rank), 0 for a rank beyond k: NDCG@k of one target a user; None without users.
+    """NDCG@k with one target per user: the mean of 1 / log2(1 + rank), 0 for a rank beyond k; None without users.
 
     Args:
         ranks: as in `hit_rate`.
@@ -27,5 +27,5 @@ def ndcg(ranks: Mapping[int, int], k: int) -> float | None:
 
 
 def ratio(part: float, whole: int) -> float | None:
-    """part / whole; None where there is nothing to divide by."""
+    """part / whole; None if whole is 0."""
     return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""A user's clicks in order, and which of them are held out (SPEC 3.1, 3.8)."""
+"""The order of a user's clicks, and which of them are held out (SPEC 3.1, 3.8)."""
 
 from __future__ import annotations
 
@@ -14,74 +14,85 @@ _VALIDATION_PERCENT = 5
 
 
 def click_order(*, newest_first: bool = False) -> list[Column]:
-    """Order of a user's clicks: time or position, ties by item id bytes, then by the row's whole content."""
+    """The order of a user's clicks: by time or position; ties by item id bytes, then by the row's whole content."""
     columns = [F.col("event_ts"), F.col("position"), F.col("item_id"), F.col("tie")]
     return [column.desc() for column in columns] if newest_first else [column.asc() for column in columns]
 
 
+def midnight(dt: str) -> int:
+    """The moment at which a day begins in UTC, µs since 1970."""
+    return int(datetime.fromisoformat(dt).replace(tzinfo=UTC).timestamp()) * 1_000_000
+
+
 def first_moment(dt: str, days: int | None) -> int | None:
-    """µs at which the last so many days before dt 00:00 UTC begin; null days: null."""
-    return days and int((datetime.fromisoformat(dt).replace(tzinfo=UTC) - timedelta(days=days)).timestamp()) * 1_000_000
+    """The moment at which the last `days` days before dt begin, µs since 1970; None for None."""
+    return None if days is None else midnight(dt) - days * 86_400_000_000
 
 
 def not_before(clicks: DataFrame, moment: int | None) -> DataFrame:
-    """The clicks from a moment on, µs; null: all."""
+    """The clicks from a moment (µs since 1970) on; None: all clicks."""
     return clicks if moment is None else clicks.where(F.col("event_ts") >= F.timestamp_micros(F.lit(moment)))
 
 
 def tie_breaker(events: DataFrame) -> DataFrame:
-    """Adds column `tie`: orders clicks that agree in user, time and item but not in their features."""
+    """Adds column `tie`, which orders clicks of the same user, time and item that have different features."""
     rest = [F.col(name) for name in events.columns if name not in ("user_id", "item_id", "event_ts", "position")]
-    # A hash skips nulls: who is null is hashed too, or (a, null) and (null, a) would be equal.
+    # A hash skips nulls. So it also gets which columns are null; otherwise (a, null) and (null, a) would be equal.
     return events.withColumn("tie", F.xxhash64(*rest, *(column.isNull() for column in rest)))
 
 
 def validates(seed: int) -> Column:
-    """Whether a user's last click is the validation of protocol `day`."""
+    """Whether protocol `day` validates on a user's last click."""
     return F.pmod(F.xxhash64(F.lit(seed), F.lit("validation"), "user_id"), F.lit(100)) < _VALIDATION_PERCENT
 
 
 def assign_splits(events: DataFrame, protocol: str, seed: int) -> DataFrame:
-    """Adds `tie` and `split` to the newest clicks of events before the hold-out is used; the others train.
+    """Each user's newest clicks, with `tie` and `split`; all other clicks are for training.
 
-    `last_click`: the last click is test, the one before validation; users with two clicks have no validation, users with
-    one are train only. `day` (events before dt): the last click of 5% of the users is validation; test is not among them.
+    `samples.build` holds out the same clicks in NumPy. Here it is done in SQL, because the vocabulary counts clicks without
+    bringing all of a user's clicks together.
+
+    Protocol `last_click`: a user's last click is for testing, and the one before it for validation. Users with two clicks
+    have none for validation; a user's only click is for training. Protocol `day` (events before dt): the last click of 5% of
+    the users is for validation, and none is for testing.
 
     Returns:
-        Every held-out click and, of the same users, the newest one that is left for training. Ranks are limited before
-        rows are moved, so that a user of a million clicks is three rows.
+        Every held-out click and, of the same users, the newest click that is left for training. Spark limits the ranks
+        before it moves rows, so that a user with a million clicks becomes three rows.
     """
     events = tie_breaker(events)
     by_user = Window.partitionBy("user_id")
     from_end = F.row_number().over(by_user.orderBy(*click_order(newest_first=True)))
     if protocol == "day":
-        newest = events.where(validates(seed)).withColumn("from_end", from_end).where("from_end <= 2")
-        split = F.when(F.col("from_end") == 1, VALIDATION).otherwise(TRAIN)
+        newest = events.where(validates(seed)).withColumn("_from_end", from_end).where("_from_end <= 2")
+        split = F.when(F.col("_from_end") == 1, VALIDATION).otherwise(TRAIN)
     else:
-        newest = events.withColumn("from_end", from_end).where("from_end <= 3")
-        clicks = F.count(F.lit(1)).over(by_user)  # 3 stands for more
+        newest = events.withColumn("_from_end", from_end).where("_from_end <= 3")
+        clicks = F.count(F.lit(1)).over(by_user)  # 3 means 3 or more
         split = (
-            F.when((F.col("from_end") == 1) & (clicks >= 2), TEST)
-            .when((F.col("from_end") == 2) & (clicks >= 3), VALIDATION)
+            F.when((F.col("_from_end") == 1) & (clicks >= 2), TEST)
+            .when((F.col("_from_end") == 2) & (clicks >= 3), VALIDATION)
             .otherwise(TRAIN)
         )
-    return newest.withColumn("split", split).drop("from_end")
+    return newest.withColumn("split", split).drop("_from_end")
 
 
 def training_clicks(events: DataFrame) -> DataFrame:
-    """What protocol `last_click` leaves for training, with `tie`."""
+    """The clicks that protocol `last_click` leaves for training, with `tie`."""
     by_user = Window.partitionBy("user_id")
     from_end = F.row_number().over(by_user.orderBy(*click_order(newest_first=True)))
-    ranked = tie_breaker(events).withColumn("from_end", from_end).withColumn("clicks", F.count(F.lit(1)).over(by_user))
-    return ranked.where(F.col("from_end") > F.least(F.lit(2), F.col("clicks") - 1)).drop("from_end", "clicks")
+    trains = from_end > F.least(F.lit(2), F.count(F.lit(1)).over(by_user) - 1)
+    return tie_breaker(events).withColumn("_trains", trains).where("_trains").drop("_trains")
 
 
 def newest_training_click(events: DataFrame, newest: DataFrame, protocol: str, seed: int) -> int | None:
-    """µs of the newest training click; null without clicks or times.
+    """The time of the newest training click, µs since 1970; None if there are no clicks, or clicks have no time.
 
     Args:
-        events: before the hold-out.
-        newest: what `assign_splits` makes of them, persisted.
+        events: all clicks, held-out ones included.
+        newest: the result of `assign_splits` for them, persisted.
+        protocol: as for `assign_splits`.
+        seed: as for `assign_splits`.
     """
 
     def time_of(clicks: DataFrame) -> int | None:
@@ -91,7 +102,7 @@ def newest_training_click(events: DataFrame, newest: DataFrame, protocol: str, s
     known = time_of(newest.where(F.col("split") == TRAIN))
     if protocol != "day":
         return known
-    # The users who do not validate have a newer one only after that: all but the end of the log need not be read.
+    # Users without a validation click matter only if they have a later one. So only the end of the log is read for them.
     others = events.where(~validates(seed))
     if known is not None:
         others = others.where(F.col("event_ts") >= F.lit(datetime.fromtimestamp(0, UTC) + timedelta(microseconds=known)))

@@ -1,4 +1,4 @@
-"""What is known of each item before dt: its features, and a prior from its recent clicks."""
+"""What is known about each item before dt: its features, and a prior from its recent clicks."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pyspark.sql import functions as F
 
 from recall_lib.config import Features, Recency
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.transforms.holdout import midnight
 
-# Of the prior, chosen on the days 2017-10-08 to 15 of Globo.com's log, each as dt.
-_SMOOTHING = 0.01  # clicks: what an item without a recent one has
-_GROWTH = 0.5  # power of an item's lifetime rate by which its recent clicks are divided: what grows stands out
+# The prior's constants, chosen on the days 2017-10-08 to 2017-10-15 of Globo.com's log, each as dt.
+_SMOOTHING = 0.01  # clicks that are added, so that an item without recent clicks has a logarithm
+_GROWTH = 0.5  # recent clicks are divided by an item's lifetime rate to this power, so that growing items rank higher
 _LONGEST_LIFE = 1000  # hours
-_SHARE = 0.25  # power of the feature value's share
+_SHARE = 0.25  # power of the share of the feature's value
 _SHARE_HALF_LIFE = 96.0  # hours
 _LEAST_SHARE = 1e-5
-_UNIT = 1 << 20  # decayed clicks are summed as whole numbers of this part of a click, so that no order of sums matters
+_UNIT = 1 << 20  # decayed clicks are summed as whole numbers of 1 / _UNIT click, so that the order of the sums does not matter
 
 
 def newest_features(clicks: DataFrame, features: Features) -> DataFrame:
-    """Each known item with its features at its newest click: item_index, `<feature>_index` (lists), `<number>_value`.
+    """Each known item with its features at its newest click: item_index, `<feature>_index` (lists of ids), `<number>_value`.
 
     Args:
         clicks: encoded events with `tie`.
@@ -39,17 +40,17 @@ def newest_features(clicks: DataFrame, features: Features) -> DataFrame:
 def recency_prior(clicks: DataFrame, items: DataFrame, dt: str, recency: Recency) -> DataFrame:
     """`items` with `prior`, a double: log(d + .01) - .5 log((n + 1) / (life + 1)) + .25 log(share + .00001).
 
-    d: the item's clicks, each halved for every `half_life_hours` before dt 00:00 UTC; n: all its clicks; life: hours since
-    the first, at most 1000; share: of the feature's value in the clicks of about the last four days (half-life 96 h).
+    d: the item's clicks, where a click's weight halves with every `half_life_hours` before dt 00:00 UTC. n: all its clicks.
+    life: hours since its first click, at most 1000. share: the share of the item's value of `feature` in the clicks of about
+    the last four days (half-life 96 h).
 
     Args:
         clicks: encoded events before dt.
-        items: what `newest_features` gives.
+        items: the result of `newest_features`.
         dt: the day.
-        recency: settings.
+        recency: the settings.
     """
-    end = F.unix_micros(F.to_timestamp(F.lit(dt), "yyyy-MM-dd"))
-    hours = (end - F.unix_micros("event_ts")) / F.lit(3.6e9)
+    hours = (F.lit(midnight(dt)) - F.unix_micros("event_ts")) / F.lit(3.6e9)
 
     def decayed(half_life: float) -> Column:
         return F.sum(F.round(F.pow(F.lit(2.0), -hours / F.lit(half_life)) * _UNIT).cast("long"))
@@ -69,6 +70,6 @@ def recency_prior(clicks: DataFrame, items: DataFrame, dt: str, recency: Recency
         shares = rows.groupBy(value.alias("value")).agg(F.sum("of_late").alias("of_value"))
         total = rows.agg(F.sum("of_late").alias("of_all"))
         rows = rows.withColumn("value", value).join(shares, "value").crossJoin(F.broadcast(total))
-        share = F.coalesce(F.try_divide("of_value", "of_all"), F.lit(0.0))  # of_all is 0 where every click is old
+        share = F.coalesce(F.try_divide("of_value", "of_all"), F.lit(0.0))  # of_all is 0 if every click is old
         prior += _SHARE * F.log(share + _LEAST_SHARE)
     return rows.select(*items.columns, prior.alias("prior"))

@@ -15,11 +15,11 @@ from recall_lib.transforms.accuracy import hit_rate, ndcg, ratio
 CUTOFFS = (10, 50, 200)
 EASE = "ease"
 RECOMMENDERS = ("model", "popular", "recent_popular", "item_knn", EASE)
-# EASE inverts a dense matrix of the items: with so many 2.7 GB and a minute or two of the driver.
+# EASE inverts a dense matrix of the items. With this many it takes 2.7 GB and a minute or two of the driver.
 MOST_EASE_ITEMS = 15_000
-RANKS = 0  # in place of a cutoff: the row counts a rank
-# cutoff 0: `count` test users had their target at rank `key` of the whole catalogue (0: a miss); cutoff K: item index
-# `key` stood `count` times among the first K.
+RANKS = 0  # a "cutoff" that says: the row counts a rank
+# cutoff 0: `count` test users had their target at rank `key` of the whole catalogue (0: a miss).
+# cutoff K: item index `key` was `count` times among the first K of a list.
 TALLY = StructType(
     [
         StructField("recommender", StringType()),
@@ -31,17 +31,17 @@ TALLY = StructType(
 
 
 def recommenders(items: int) -> tuple[str, ...]:
-    """Those that are scored where the catalogue has so many items."""
+    """The recommenders that are scored for a catalogue of this many items."""
     return tuple(name for name in RECOMMENDERS if name != EASE or 0 < items <= MOST_EASE_ITEMS)
 
 
 def add_up(tallies: DataFrame) -> DataFrame:
-    """TALLY with one row a (recommender, cutoff, key)."""
+    """TALLY with one row per (recommender, cutoff, key)."""
     return tallies.groupBy("recommender", "cutoff", "key").agg(F.sum("count").alias("count"))
 
 
 def rank_counts(tally: DataFrame) -> dict[str, dict[int, int]]:
-    """{recommender: {rank: users}}, at most as many entries as there are items."""
+    """{recommender: {rank: users}}, with at most as many ranks as there are items."""
     counts: dict[str, dict[int, int]] = {}
     for row in tally.where(F.col("cutoff") == RANKS).collect():
         counts.setdefault(row["recommender"], {})[row["key"]] = row["count"]
@@ -49,11 +49,11 @@ def rank_counts(tally: DataFrame) -> dict[str, dict[int, int]]:
 
 
 def list_counts(tally: DataFrame, items: DataFrame) -> dict[tuple[str, int], tuple[int, int, int]]:
-    """{(recommender, K): (distinct items, items, their training counts summed)} over all first K.
+    """{(recommender, K): (distinct items, items, sum of the items' training clicks)} over the first K of all lists.
 
     Args:
-        tally: summed.
-        items: item_index and count, its training clicks.
+        tally: the result of `add_up`.
+        items: item_index and count, the item's training clicks.
     """
     named = (
         tally.where(F.col("cutoff") != RANKS)
@@ -65,14 +65,14 @@ def list_counts(tally: DataFrame, items: DataFrame) -> dict[tuple[str, int], tup
 
 
 def summarise(ranks: Mapping[int, int], lists: Mapping[int, tuple[int, int, int]], items: int) -> dict[str, float | None]:
-    """The metrics of one recommender; null where there is nothing to average.
+    """The metrics of one recommender; None if there is nothing to average.
 
-    A user has one target, so that recall@K is hr@K; mrr sees the whole ranking.
+    A user has one target, so recall@K equals hr@K. mrr is computed over the whole ranking.
 
     Args:
         ranks: {rank: users}, 0 for a miss.
-        lists: {K: what `list_counts` gives}.
-        items: of the catalogue.
+        lists: {K: the value of `list_counts`}.
+        items: number of items in the catalogue.
     """
     metrics: dict[str, float | None] = {}
     for k in CUTOFFS:
@@ -86,7 +86,7 @@ def summarise(ranks: Mapping[int, int], lists: Mapping[int, tuple[int, int, int]
 
 
 def repeated_users(firsts: DataFrame, events: DataFrame) -> DataFrame:
-    """user_id of those whose first click of the day is on an item that they had clicked before."""
+    """user_id of the users whose first click of the day is on an item that they clicked before."""
     return firsts.join(events.select("user_id", "item_id").distinct(), ["user_id", "item_id"], "left_semi").select("user_id")
 
 
@@ -95,9 +95,9 @@ def report(head: Mapping[str, Any], tally: DataFrame, items: DataFrame, size: in
 
     Args:
         head: protocol, status, users_new, users_repeat.
-        tally: summed.
+        tally: the result of `add_up`.
         items: item_index and count.
-        size: items of the catalogue.
+        size: number of items in the catalogue.
     """
     ranks, lists = rank_counts(tally), list_counts(tally, items)
     blocks = {

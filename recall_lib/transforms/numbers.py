@@ -24,13 +24,13 @@ def count_numbers(clicks: DataFrame, features: Features) -> dict[str, tuple[Floa
     """Of each numeric feature: its different numbers, ascending, how often each occurs, and how often it is unknown.
 
     Args:
-        clicks: training clicks, with `n`: 1, or -1 for a click that is taken away again.
+        clicks: training clicks, with `_n`: 1, or -1 for a click that is taken away again.
     """
     counted = {}
     for number in features.numbers:
         value = F.format_string(f"%.{_DIGITS - 1}e", number.name).cast("double")
-        rows = clicks.select(F.when(F.col(number.name).isNotNull(), value).alias("value"), "n").groupBy("value")
-        table = rows.agg(F.sum("n").alias("count")).where("count > 0").toPandas()
+        rows = clicks.select(F.when(F.col(number.name).isNotNull(), value).alias("value"), "_n").groupBy("value")
+        table = rows.agg(F.sum("_n").alias("count")).where("count > 0").toPandas()
         known = table[table["value"].notna()].sort_values("value")
         values, counts = known["value"].to_numpy(np.float64), known["count"].to_numpy(np.int64)
         counted[number.name] = values, counts, int(table["count"].sum() - counts.sum())

@@ -1,37 +1,36 @@
-"""The hottest items, overall and of late (SPEC 6.2)."""
+"""The most clicked items, overall and recently (SPEC 6.2)."""
 
 from __future__ import annotations
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from recall_lib.transforms.holdout import click_order
+from recall_lib.transforms.holdout import click_order, midnight, not_before
 
 ALL, RECENT = "all", "recent"
-# With ordering `position` there is no clock: a user's last clicks stand for the recent past (SPEC 7).
+# With ordering `position` clicks have no time. There each user's last clicks count as recent (SPEC 7).
 RECENT_CLICKS = 10
 
 
 def recent_clicks(clicks: DataFrame, dt: str, ordering: str, hours: float) -> DataFrame:
-    """Clicks of the last `hours` before dt 00:00 UTC; with ordering `position` each user's last 10.
+    """The clicks of the last `hours` before dt 00:00 UTC; with ordering `position` each user's last 10.
 
     Args:
         clicks: clicks before dt; with ordering `position` also with `tie`.
     """
     if ordering == "position":
         newest = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
-        return clicks.withColumn("nth", newest).where(F.col("nth") <= RECENT_CLICKS).drop("nth")
-    end = F.unix_micros(F.to_timestamp(F.lit(dt), "yyyy-MM-dd"))
-    return clicks.where(F.unix_micros("event_ts") >= end - F.lit(round(hours * 3_600_000_000)))
+        return clicks.withColumn("_nth", newest).where(F.col("_nth") <= RECENT_CLICKS).drop("_nth")
+    return not_before(clicks, midnight(dt) - round(hours * 3_600_000_000))
 
 
 def count_items(clicks: DataFrame, items: DataFrame) -> DataFrame:
-    """item_index, item_id, count: clicks of each item of the vocabulary that has any."""
+    """item_index, item_id, count: the clicks of each item of the vocabulary that has any."""
     counts = clicks.groupBy("item_id").agg(F.count(F.lit(1)).alias("count"))
     return counts.join(items, "item_id").select("item_index", "item_id", "count")
 
 
 def hottest(counts: DataFrame, window: str) -> DataFrame:
-    """schemas.POPULAR: the items by falling count, ties by item id bytes. One task sorts them: a row an item, no more."""
+    """schemas.POPULAR: the items by falling count, ties by item id bytes. One task sorts them: there is one row per item."""
     rank = F.row_number().over(Window.partitionBy("window").orderBy(F.col("count").desc(), "item_id"))
     return counts.withColumn("window", F.lit(window)).select("window", rank.alias("rank"), "item_id", "count")

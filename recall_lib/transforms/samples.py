@@ -1,13 +1,14 @@
-"""Encoded clicks -> the samples' rows: each user's clicks brought together, and `samples.build` applied to them."""
+"""Encoded clicks -> rows of samples: brings each user's clicks together and applies `samples.build` to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from recall_lib.config import Features, Samples
 from recall_lib.samples import build
@@ -16,9 +17,11 @@ from recall_lib.spark.grouping import map_users
 from recall_lib.spark.writing import WRITTEN, write_files
 from recall_lib.store import schemas
 
+Work = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
 
 def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
-    """What `samples.clicks.Users` is made of.
+    """The columns from which `samples.clicks.Users` is made.
 
     Args:
         clicks: encoded events with `tie`.
@@ -27,7 +30,7 @@ def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
     """
     names = [f"{f.name}_index" for f in (*features.target_ids, *features.token_ids)]
     names += [f"{n.name}_value" for n in (*features.target_numbers, *features.token_numbers)]
-    tie = ["tie"] if names or "example_age" in marks else []  # or clicks of one time and item are the same in every column
+    tie = ["tie"] if names or "example_age" in marks else []  # otherwise clicks of one time and item are equal in all columns
     return clicks.select(
         "user_id",
         F.coalesce(F.unix_micros("event_ts"), "position").alias("order"),
@@ -57,11 +60,13 @@ def with_activity(clicks: DataFrame, activity: DataFrame) -> DataFrame:
 
 
 def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: str) -> DataFrame:
-    """Writes the samples of every split that the clicks hold below a folder when its files (writing.WRITTEN) are asked for.
+    """The files (writing.WRITTEN) of the samples; tasks write them, below a folder, when Spark computes this frame.
 
     Args:
-        clicks: `columns`, before the hold-out; with protocol `day` with the mark `validates`.
-        partitions: each gives a file a split; its training rows are in random order.
+        clicks: the result of `columns`, held-out clicks included; with protocol `day` with the mark `validates`.
+        partitions: each partition gives one file per split. Its training rows are in random order.
+        recipe: what decides the samples apart from the clicks.
+        folder: each split gets the folder `split=<split>` in it.
     """
 
     def write(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -71,13 +76,27 @@ def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: st
 
 
 def samples_of_day(clicks: DataFrame, partitions: int, features: Features, settings: Samples) -> DataFrame:
-    """schemas.segments: each user's first click with `is_target` and those before it; no row where there are none."""
+    """schemas.segments: each user's first click with `is_target`, and the clicks before it; without these, no row."""
     rows = partial(build.samples_of_day, features=features, settings=settings)
     return map_users(clicks, partitions, rows, schemas.segments(features))
 
 
-def histories(clicks: DataFrame, partitions: int, features: Features, settings: Samples) -> DataFrame:
-    """schemas.segments: every user's history and newest user features, no start token and no target (inference)."""
-    return map_users(
-        clicks, partitions, partial(build.histories, features=features, settings=settings), schemas.segments(features)
-    )
+def map_histories(
+    clicks: DataFrame, partitions: int, features: Features, settings: Samples, work: Work, schema: StructType
+) -> DataFrame:
+    """What `work` makes of every user's history and newest user features, in the executors.
+
+    Args:
+        clicks: `columns`.
+        partitions: of the result.
+        features: that the clicks were encoded for.
+        settings: of the samples.
+        work: gets batches of schemas.segments: a row per user, no start token and no target. It runs in the process that
+            makes them, so the histories are not sent to Spark and back.
+        schema: of the rows that `work` yields.
+    """
+
+    def kernel(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        return work(build.histories(table, features, settings))
+
+    return map_users(clicks, partitions, kernel, schema)

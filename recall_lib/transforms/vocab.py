@@ -16,7 +16,7 @@ from recall_lib.transforms.numbers import encode_numbers, encode_time
 
 @dataclass(frozen=True)
 class FeatureSize:
-    """Ids that a feature takes, 0 and 1 counted, and how often its known and unknown values occur."""
+    """The number of a feature's ids, 0 and 1 included, and how often its known and its unknown values occur."""
 
     feature: str
     ids: int = FIRST_INDEX
@@ -25,26 +25,27 @@ class FeatureSize:
 
 
 def count_values(events: DataFrame, held_out: DataFrame, features: Features, activity: DataFrame | None = None) -> DataFrame:
-    """Training counts: rows (feature, value, count); value null counts what is unknown in the log itself.
+    """Training counts: rows (feature, value, count); value null counts the values that are unknown in the log itself.
 
-    Items, item features and user_id count once a click, other user features once a user (as in P). An item that only
-    hold-outs have is counted 0 where item_id.min_count is 1, so that it keeps an id.
+    Items, item features and user_id count once per click, other user features once per user (as in P). An item that only
+    held-out clicks have is counted 0 if item_id.min_count is 1, so that it keeps an id.
 
     Args:
-        events: before the hold-out.
-        held_out: those of them that are no training clicks: few, so that they are subtracted rather than the rest sought.
+        events: all clicks, held-out ones included.
+        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        features: the features to count.
         activity: the events of further sequences, whose tokens are all counted.
     """
     clicks = with_held_out(events, held_out)
-    # A frame a feature: each reads its own column alone, and counts before it moves anything.
+    # One frame per feature: each reads only its own column, and counts before it shuffles.
     counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
     for feature in (*features.user, *features.item):
         if feature.buckets:
             continue
         rows = clicks
         if feature in features.user and feature.name != "user_id":
-            pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("n").alias("clicks")).where("clicks > 0")
-            rows = pairs.withColumn("n", F.lit(1))
+            pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("_n").alias("_clicks")).where("_clicks > 0")
+            rows = pairs.withColumn("_n", F.lit(1))
         value = F.explode(_known_list(feature.name)) if feature.multi else F.col(feature.name)
         counted.append(_count(rows, feature.name, value))
     if activity is not None:
@@ -56,22 +57,21 @@ def count_values(events: DataFrame, held_out: DataFrame, features: Features, act
 
 
 def with_held_out(events: DataFrame, held_out: DataFrame) -> DataFrame:
-    """The events with `n` 1, and those that are held out again with `n` -1: sums of `n` count the training clicks."""
-    return events.withColumn("n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("n")))
+    """The events with `_n` 1, and those that are held out again with `_n` -1: sums of `_n` count the training clicks."""
+    return events.withColumn("_n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("_n")))
 
 
 def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
-    values = rows.select(value.alias("value"), "n").groupBy("value").agg(F.sum("n").cast("long").alias("count"))
+    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.sum("_n").cast("long").alias("count"))
     return values.select(F.lit(name).alias("feature"), "value", "count")
 
 
 def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
-    """The counts with every value below its feature's min_count folded into value null."""
-    limits = {f.name: f.min_count for f in (*features.user, *features.item, *features.sequences)} | {
-        ITEM_ID: features.item_id.min_count
-    }
+    """The counts, in which value null takes in every value with fewer than its feature's min_count."""
+    limits = {f.name: f.min_count for f in (*features.user, *features.item)} | {ITEM_ID: features.item_id.min_count}
+    limits |= {sequence.name: sequence.min_count for sequence in features.sequences}
     limit = F.create_map(*(F.lit(part) for pair in limits.items() for part in pair))[F.col("feature")]
-    # Items of the hold-out alone (count 0) are kept: count_values only makes them where the limit is 1.
+    # Items that only held-out clicks have (count 0) are kept: count_values yields them only if the limit is 1.
     kept = (F.col("count") >= limit) | (F.col("count") == 0)
     return (
         counts.withColumn("value", F.when(kept, F.col("value"))).groupBy("feature", "value").agg(F.sum("count").alias("count"))
@@ -79,17 +79,18 @@ def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
 
 
 def assign_ids(counts: DataFrame, partitions: int) -> tuple[DataFrame, list[FeatureSize]]:
-    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1. And what each feature has.
+    """schemas.VOCAB: ids from 2 by falling count, ties by value bytes; value null is 1. Also returns each feature's size.
 
-    A range sort over all features at once, then each partition numbers its own rows from the totals of those before it:
-    no step sees more than one partition's rows, and only partitions x features numbers reach the driver.
+    The values of all features are sorted into ranges at once. Then each partition numbers its own rows, starting from the
+    totals of the partitions before it. No step sees more than one partition's rows, and the driver gets only partitions x
+    features numbers.
 
     Args:
         counts: persisted.
     """
     known = counts.where("value IS NOT NULL")
     order = [F.col("feature"), F.col("count").desc(), F.col("value")]
-    # Persisted, because the numbering below must see the very partitions that were counted.
+    # Persisted, because the numbering below must see the same partitions that were counted.
     ranged = known.repartitionByRange(partitions, *order).withColumn("part", F.spark_partition_id()).persist()
     totals = ranged.groupBy("feature", "part").agg(F.count(F.lit(1)), F.sum("count")).collect()
     unknown = counts.where("value IS NULL").select("feature", F.lit(UNKNOWN).alias("index"), "value", "count")
@@ -109,8 +110,12 @@ def assign_ids(counts: DataFrame, partitions: int) -> tuple[DataFrame, list[Feat
 
 
 def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
-    """Facts for the manifest: sizes (ids per feature, 0 and 1 counted), counts (values' occurrences, kept and unknown) and
-    train_clicks."""
+    """Facts for the manifest.
+
+    Returns:
+        {"sizes": ids of each feature, 0 and 1 included, "known_count" and "unknown_count": how often each feature's known and
+        unknown values occur, "train_clicks": the training clicks}
+    """
     items = next((size for size in found if size.feature == ITEM_ID), FeatureSize(ITEM_ID))
     sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item, *features.sequences))], FIRST_INDEX)
     sizes |= {size.feature: size.ids for size in found}
@@ -126,7 +131,7 @@ def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
 
 
 def known_items(vocab: DataFrame) -> DataFrame:
-    """item_index, item_id of every item that has an id."""
+    """item_index, item_id: every item that has an id."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
     return items.select(F.col("index").alias("item_index"), F.col("value").alias("item_id"))
 
@@ -173,7 +178,7 @@ def _lookup(vocab: DataFrame, feature: str, key: str) -> DataFrame:
 
 
 def _encode_lists(events: DataFrame, vocab: DataFrame, name: str) -> DataFrame:
-    """Each distinct list is encoded once and joined back: clicks repeat few lists."""
+    """Each distinct list is encoded once and joined back, because many clicks have the same list."""
     lists = events.select(name).distinct().withColumn("_list", _known_list(name))
     values = lists.select(name, F.posexplode("_list").alias("_place", "_value"))
     values = values.join(_lookup(vocab, name, "_value"), "_value", "left")

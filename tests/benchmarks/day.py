@@ -15,7 +15,6 @@ import json
 import time
 
 from recall_lib.day.job import context, run_alone
-from recall_lib.process.command import add_arguments
 
 JOBS = ("vectors", "index", "top_n")
 
@@ -25,7 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser)
+    # Its own arguments, so that it also runs with an earlier checkout.
+    parser.add_argument("--config", required=True, help="YAML file of settings")
+    parser.add_argument("--dt", required=True, help="the day, YYYY-MM-DD")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="override a setting")
     ctx = context(parser.parse_args(), "day")
     ctx.spark.range(1).count()
     seconds = {}

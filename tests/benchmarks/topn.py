@@ -16,7 +16,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -30,13 +29,12 @@ from recall_lib.inference.top_n import scored_items
 from recall_lib.inference.vectors import blocks, list_column
 from recall_lib.retrieval.index import ItemIndex
 from recall_lib.samples.ids import FIRST_INDEX
+from recall_lib.samples.ragged import Float32s, Ints
 from recall_lib.spark import session
 from recall_lib.spark.executors import map_batches
 from recall_lib.spark.writing import WRITTEN, write_files
 from tests.benchmarks.common import CORES, GIB, PeakMemory, Row, faster, smaller
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 Run = Callable[[], object]
 
 SIZES = {"50k_20k": (50_000, 20_000), "20k_200k": (20_000, 200_000), "5k_1m": (5_000, 1_000_000)}  # users, items
@@ -93,10 +91,10 @@ class Case:
 
     spark: SparkSession
     name: str
-    users: Floats
+    users: Float32s
     table: DataFrame
     folder: Path
-    items: Floats
+    items: Float32s
     exact: Shipped
     promised: Shipped
     facts: dict[str, Any]
@@ -141,7 +139,7 @@ def make(spark: SparkSession, folder: Path, name: str, users: int, items: int) -
     return Case(spark, name, asking, table, folder, vectors, shipped[0], shipped[1], facts, recall, seconds)
 
 
-def clustered(rows: int, seed: int, *, mixed: int) -> Floats:
+def clustered(rows: int, seed: int, *, mixed: int) -> Float32s:
     """Vectors near centres that all seeds share, float32 [rows, DIM].
 
     Args:
@@ -158,7 +156,7 @@ def clustered(rows: int, seed: int, *, mixed: int) -> Floats:
     return found * random.lognormal(sigma=0.1, size=(rows, 1)).astype(np.float32)
 
 
-def write_users(spark: SparkSession, folder: Path, users: Floats) -> DataFrame:
+def write_users(spark: SparkSession, folder: Path, users: Float32s) -> DataFrame:
     """PARTITIONS Parquet files of user_id (u<row>), vector."""
     folder.mkdir(parents=True)
     for part, rows in enumerate(np.array_split(np.arange(len(users)), PARTITIONS)):
@@ -215,7 +213,7 @@ def check_and_warm_up(case: Case) -> PeakMemory:
     return memory
 
 
-def best_of_product(users: Floats, items: Floats) -> Ints:
+def best_of_product(users: Float32s, items: Float32s) -> Ints:
     """Item indexes [b, N] of the largest products, in no order."""
     return np.argpartition(-(users @ items[FIRST_INDEX:].T), N, axis=1)[:, :N] + FIRST_INDEX
 

@@ -62,7 +62,9 @@ def windows(run: Run) -> Iterator[Windows]:
     seed = (run.spec.seed, run.ranks.rank, 0)
     mixed = settings.shuffle_row_groups
     sizes = run.sizes[run.ranks.rank]
-    return loader.batches(run.urls, sizes, run.spec.features, run.spec.samples, unit=settings.unit, row_groups=mixed, seed=seed)
+    return loader.read_epoch(
+        run.urls, sizes, run.spec.features, run.spec.samples, unit=settings.unit, row_groups=mixed, seed=seed
+    )
 
 
 def epoch(ranks: Ranks, *, spec: dict[str, Any], repeats: int) -> dict[str, float]:

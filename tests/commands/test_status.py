@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from recall_lib import datasets
 from recall_lib.commands import cli
-from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Days, judge
+from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Days, state_of
 from recall_lib.config import Config, load_config
 from recall_lib.process import messages
-from recall_lib.store import locks
+from recall_lib.store import datasets, locks
 from recall_lib.store.digests import EMPTY_DIGEST
 
 DT = "2024-01-03"
@@ -31,12 +30,12 @@ def whole() -> dict[str, dict[str, Any]]:
         "vocab": manifest("v", **KNOWN),
         "samples/split=train": manifest("t", **KNOWN, vocab="v"),
         "samples/split=validation": manifest("w", **KNOWN, vocab="v"),
-        "models": manifest("m", train="t", validation="w", vocab="v"),
+        "models": manifest("m", vocab="v", **{"samples/split=train": "t", "samples/split=validation": "w"}),
     }
 
 
 def state(manifests: dict[str, dict[str, Any]], events: dict[str, str] = EVENTS, **options: Any) -> tuple[str, str]:
-    return judge(list(whole()), manifests, events, DT, options.pop("failure", None), **options)
+    return state_of(list(whole()), manifests, events, DT, options.pop("failure", None), **options)
 
 
 def test_a_day_is_published_when_all_is_there_and_made_from_what_is_there() -> None:
@@ -56,7 +55,7 @@ def without(manifests: dict[str, dict[str, Any]], *names: str) -> dict[str, dict
         ({}, EVENTS | {"2023-12-31": "e0"}, "events/dt=2023-12-31"),
         ({}, without(EVENTS, "2024-01-02"), "events/dt=2024-01-02"),
         ({"vocab": manifest("other", **KNOWN)}, EVENTS, "vocab"),
-        ({"samples/split=train": manifest("other", **KNOWN, vocab="v")}, EVENTS, "train"),
+        ({"samples/split=train": manifest("other", **KNOWN, vocab="v")}, EVENTS, "samples/split=train"),
     ],
 )
 def test_a_changed_input_makes_it_stale(change: dict[str, Any], events: dict[str, str], why: str) -> None:
@@ -82,7 +81,7 @@ def test_what_another_days_model_serves_is_made_from_that_day() -> None:
     }
 
     def judged(serving: str, others: dict[str, str]) -> str:
-        return judge(
+        return state_of(
             list(found), found | {"models": found["models"] | {"serving_dt": serving}}, EVENTS, DT, None, True, others
         )[1]
 
@@ -104,10 +103,10 @@ def test_what_is_no_input_makes_nothing_stale() -> None:
 def test_metrics_wait_for_the_day_and_the_report_for_metrics() -> None:
     found = {"metrics": manifest("x") | {"status": "pending"}, "reports": manifest("r", metrics="x")}
     before = without(EVENTS, DT)
-    assert judge(list(found), found, before, DT, None) == (PUBLISHED, "")
-    assert judge(list(found), found, EVENTS, DT, None) == (STALE, f"changed since: events/dt={DT}")
+    assert state_of(list(found), found, before, DT, None) == (PUBLISHED, "")
+    assert state_of(list(found), found, EVENTS, DT, None) == (STALE, f"changed since: events/dt={DT}")
     later = found | {"metrics": manifest("y") | {"status": "final"}}
-    assert judge(list(later), later, before, DT, None) == (STALE, "changed since: metrics")
+    assert state_of(list(later), later, before, DT, None) == (STALE, "changed since: metrics")
 
 
 def test_a_failure_counts_until_all_is_published_after_it() -> None:

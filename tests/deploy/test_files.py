@@ -11,10 +11,11 @@ import jinja2
 import pytest
 import yaml
 
-from recall_lib import __version__, datasets
+from recall_lib import __version__
 from recall_lib.commands.cli import JOBS, TOOLS
 from recall_lib.commands.submit import MANAGERS, ROOT
 from recall_lib.process.errors import EXIT_CODES
+from recall_lib.store import datasets
 from tests.test_setup import PINS
 
 DEPLOY = ROOT / "deploy"

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from jobs import index as index_job
 from jobs.top_n import read_popular
 from recall_lib.config import TopN
-from recall_lib.day.inputs import read_allowed_items, read_histories
+from recall_lib.day.inputs import map_histories, read_allowed_items
 from recall_lib.inference.shipping import Shipped, load_model
 from recall_lib.inference.top_n import TOP_N, TOP_N_USER_ID, VECTORS, infer_and_search, save_recommendable
 from recall_lib.inference.vectors import user_vectors
@@ -145,10 +145,15 @@ def test_what_the_lists_leave(prepared):
         allowed_by(["odd"], allow="some.csv")
 
 
+def histories_of(ctx):
+    """Every user's history, as rows of schemas.segments."""
+    return map_histories(ctx, iter, schemas.segments(ctx.config.features))[0].toPandas()
+
+
 def test_an_unknown_id_with_a_long_history_still_gets_a_whole_list(prepared, tmp_path):
     """With user_id_only the popular list goes as deep as what its user has seen asks for."""
     ctx = prepared()
-    pandas = read_histories(ctx)[0].toPandas()
+    pandas = histories_of(ctx)
     pandas["user_id_index"] = [[UNKNOWN]] * len(pandas)
     clicks, allowed = read_popular(ctx, 32)[0], np.arange(32) > 4
     save_recommendable(tmp_path, allowed, clicks)
@@ -253,7 +258,7 @@ def test_fingerprints_that_differ_are_refused_before_anything_is_written(prepare
 def test_plain_iterators_of_batches(prepared, tmp_path):
     """The executor functions need no Spark: lists in, lists out, however they are cut."""
     ctx = prepared()
-    pandas = read_histories(ctx)[0].toPandas()
+    pandas = histories_of(ctx)
     whole = pa.RecordBatch.from_pandas(pandas, preserve_index=False)
     model, index = ship(ctx, "models"), ship(ctx, "index")
     save_recommendable(tmp_path, np.arange(32) > 1, np.arange(32))

@@ -10,7 +10,7 @@ import pytest
 from recall_lib.config import Samples
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.windows import Segments, Windows
-from recall_lib.training.loader import batches, join, prefetched, read_segments
+from recall_lib.training.loader import join, prefetched, read_epoch, read_segments
 from recall_lib.training.petastorm_compat import ParquetDataset
 from recall_lib.training.shards import batch_sizes
 from recall_lib.training.spec import SampleFile
@@ -36,7 +36,7 @@ def epoch(
 ) -> list[Windows]:
     sizes = batch_sizes(sum(file.targets for file in files), steps)
     found = list(
-        batches([f.url for f in files], sizes, FEATURES, WITH_NEGATIVES, unit=unit, row_groups=row_groups, seed=(seed, 0, 0))
+        read_epoch([f.url for f in files], sizes, FEATURES, WITH_NEGATIVES, unit=unit, row_groups=row_groups, seed=(seed, 0, 0))
     )
     assert len(found) == steps
     if unit == "window":
@@ -130,7 +130,7 @@ def test_targets_of_a_user_are_spread(files: list[SampleFile]) -> None:
 def test_fewer_targets_than_planned_is_refused(files: list[SampleFile]) -> None:
     sizes = batch_sizes(sum(file.targets for file in files) + 1, 5)
     with pytest.raises(DataRefused, match="fewer targets"):
-        list(batches([f.url for f in files], sizes, FEATURES, SAMPLES, unit="window", row_groups=2, seed=(1,)))
+        list(read_epoch([f.url for f in files], sizes, FEATURES, SAMPLES, unit="window", row_groups=2, seed=(1,)))
 
 
 def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_seen_items_come_with_their_runs(tmp_path: Path) -> None:
 
 def test_bytes_that_end_in_zero_survive(tmp_path: Path) -> None:
     file = write_runs(tmp_path / "zeros.parquet", [[2, 3, 0]])
-    [windows] = list(batches([file.url], np.array([2]), FEATURES, SAMPLES, unit="window", row_groups=1, seed=(1,)))
+    [windows] = list(read_epoch([file.url], np.array([2]), FEATURES, SAMPLES, unit="window", row_groups=1, seed=(1,)))
     assert sorted(windows.target.tolist()) == [0, 3]
 
 

@@ -155,7 +155,7 @@ def test_a_resumed_run_ends_in_the_same_weights(
 
     def die_after_two(self: Run) -> None:
         save(self)
-        if self.at.epoch == 2:
+        if self.progress.epoch == 2:
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -163,7 +163,7 @@ def test_a_resumed_run_ends_in_the_same_weights(
         with pytest.raises(Killed):
             run(tmp_path / "killed", files, **kept)
     trained: list[int] = []
-    monkeypatch.setattr(Run, "train_epoch", lambda self, own=Run.train_epoch: (trained.append(self.at.epoch), own(self)))
+    monkeypatch.setattr(Run, "train_epoch", lambda self, own=Run.train_epoch: (trained.append(self.progress.epoch), own(self)))
     resumed = run(tmp_path / "resumed", files, **kept)
     assert trained == [2, 3]
     assert resumed["version"] == whole["version"]
@@ -181,9 +181,9 @@ def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path: Path, change: dic
     settings: dict[str, Any] = {"training": {"epochs": 1}, "checkpoint": address}
     run(tmp_path / "first", files, **settings)
     second = Run(make_spec(*files, **settings | change), Alone(), tmp_path / "first")
-    assert second.at.epoch == 0
+    assert second.progress.epoch == 0
     Path(address.removeprefix("file://")).write_bytes(b"half a checkpoint")
-    assert Run(make_spec(*files, **settings), Alone(), tmp_path / "first").at.epoch == 0
+    assert Run(make_spec(*files, **settings), Alone(), tmp_path / "first").progress.epoch == 0
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 from recall_lib.config import Config, load_config
 from recall_lib.process.errors import UsageError
 from recall_lib.store.tables import Tables
-from recall_lib.training.promotion import judge
+from recall_lib.training.promotion import decide
 from recall_lib.training.spec import first_weights
 
 DAYS = ["2024-03-02", "2024-03-03", "2024-03-04"]
@@ -51,7 +51,7 @@ def test_a_model_that_is_too_much_worse_does_not_serve(
     published: Published, drop: float, hr: float | None, serving: str
 ) -> None:
     tables = published(training={"max_hr_drop": drop})
-    verdict = judge(tables, DT, "new", {} if hr is None else {"hr@10": hr})
+    verdict = decide(tables, DT, "new", {} if hr is None else {"hr@10": hr})
     assert (verdict.serving_dt, verdict.version) == (serving, "new" if serving == DT else f"m{serving}")
     assert verdict.inputs == {f"models/dt={DAYS[2]}": f"m{DAYS[2]}"}
     assert verdict.why.startswith("not promoted: validation hr@10" if serving != DT else "")
@@ -61,15 +61,15 @@ def test_a_model_that_is_too_much_worse_does_not_serve(
 def test_the_earlier_model_is_the_one_that_serves(published: Published) -> None:
     """The 4th was not promoted, so that the 5th is compared with the 2nd; nothing of the 5th's past is after it."""
     tables = published({DAYS[2]: {"serving_dt": DAYS[0], "validation": {"hr@10": 0.01}}}, training=GATE)
-    verdict = judge(tables, DT, "new", {"hr@10": 0.1})
+    verdict = decide(tables, DT, "new", {"hr@10": 0.1})
     assert verdict.serving_dt == DAYS[0]
     assert verdict.inputs == {f"models/dt={day}": f"m{day}" for day in (DAYS[0], DAYS[2])}
-    assert judge(tables, DAYS[1], "new", {"hr@10": 0.1}).serving_dt == DAYS[0]
-    assert judge(tables, DAYS[0], "new", {"hr@10": 0.0}).serving_dt == DAYS[0], "there is no earlier one"
+    assert decide(tables, DAYS[1], "new", {"hr@10": 0.1}).serving_dt == DAYS[0]
+    assert decide(tables, DAYS[0], "new", {"hr@10": 0.0}).serving_dt == DAYS[0], "there is no earlier one"
 
 
 def test_without_a_gate_every_model_serves(published: Published) -> None:
-    verdict = judge(published(), DT, "new", {})
+    verdict = decide(published(), DT, "new", {})
     assert (verdict.serving_dt, verdict.why, verdict.inputs) == (DT, "", {})
 
 
@@ -78,7 +78,7 @@ def test_without_a_gate_every_model_serves(published: Published) -> None:
 )
 def test_a_model_that_cannot_serve_is_no_measure(published: Published, change: dict[str, Any]) -> None:
     tables = published({DAYS[2]: change}, training=GATE)
-    verdict = judge(tables, DT, "new", {"hr@10": 0.0})
+    verdict = decide(tables, DT, "new", {"hr@10": 0.0})
     assert verdict.serving_dt == DT
     assert "promoted without a comparison: models/dt=2024-03-04" in verdict.why
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +21,7 @@ from recall_lib.model.batch import Batch
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.retrieval.baselines import MostClicked
 from recall_lib.retrieval.index import ItemIndex
+from recall_lib.samples.ragged import Float32s
 from recall_lib.training.loader import read_segments
 from recall_lib.training.loop import Run, train
 from recall_lib.training.ranks import Alone
@@ -32,12 +32,15 @@ from tests.training.synthetic import FEATURES, SAMPLES, SIZES, VALUES, make_spec
 
 IDS = ["", "", *VALUES["item_id"]]  # i10 is before i2 by its bytes, and after it by its index
 ITEM_IDS = pa.array([None, None, *VALUES["item_id"]])
-Floats = npt.NDArray[np.float32]
 By = Callable[[int], Any]
 
 
 def by_sorting(
-    rows: Iterable[tuple[list[int], Floats]], vectors: Floats, *, filter_seen: bool = True, ties: By = lambda i: IDS[i].encode()
+    rows: Iterable[tuple[list[int], Float32s]],
+    vectors: Float32s,
+    *,
+    filter_seen: bool = True,
+    ties: By = lambda i: IDS[i].encode(),
 ) -> dict[str, float]:
     """HR@10 and NDCG@10 of users (clicks, the target last) and their vectors, each user's items sorted."""
     hits, gains, scored = 0, 0.0, 0
@@ -62,7 +65,7 @@ def batches_of_one(folder: Path, users: list[list[int]], features: Features) -> 
     return [Batch.of(own.windows(np.arange(1))) for own in runs]
 
 
-def exported(folder: Path, path: Path, priors: Floats) -> tuple[Shipped, Floats, Floats]:
+def exported(folder: Path, path: Path, priors: Float32s) -> tuple[Shipped, Float32s, Float32s]:
     """The model of a folder, the users' vectors for a file of samples, and the items', by the code that exports them."""
     model = Shipped(str(folder), "of this test")
     users = pa.Table.from_batches(user_vectors(pq.read_table(path).to_batches(), model=model))

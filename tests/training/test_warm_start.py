@@ -173,5 +173,5 @@ def test_it_learns_faster_and_a_resumed_run_ends_in_the_same_weights(tmp_path: P
         patch.setattr(Run, "save", die)
         with pytest.raises(Killed):
             run("killed", **kept)
-    assert Run(make_spec(train_files, held_out, vocab_files=vocab, **kept), Alone(), tmp_path / "killed").at.epoch == 1
+    assert Run(make_spec(train_files, held_out, vocab_files=vocab, **kept), Alone(), tmp_path / "killed").progress.epoch == 1
     assert run("resumed", **kept)["version"] == warm["version"]

@@ -81,6 +81,17 @@ def test_items_and_users_count_a_click_other_user_features_a_user(spark, min_cou
     assert found.get(("item_id", "later")) == (0 if min_count == 1 else None)
 
 
+def test_temporary_columns_take_no_names_from_features(spark):
+    names = {"city": "clicks", "category": "n", "tags": "nth"}
+    sections = FEATURES.model_dump()
+    for feature in (*sections["user"], *sections["item"]):
+        feature["name"] = names.get(feature["name"], feature["name"])
+    clicks = clicks_frame(spark).withColumnsRenamed(names)
+    held_out = clicks.where("split <> 'train'")
+    found = counted(vocab.count_values(clicks.drop("split"), held_out, Features.model_validate(sections)))
+    assert found == {(names.get(name, name), value): n for (name, value), n in expected_counts(1).items()}
+
+
 def test_hashed_features_are_not_counted(spark):
     user = tuple(f.model_copy(update={"buckets": 5}) for f in FEATURES.user)
     item = tuple(f.model_copy(update={"buckets": 5}) for f in FEATURES.item)

@@ -12,16 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recall_lib import datasets
 from recall_lib.commands.forget import forget
 from recall_lib.commands.gc import garbage
 from recall_lib.commands.status import MISSING, PUBLISHED, STALE, Days
 from recall_lib.config import Config, load_config
-from recall_lib.datasets import DATASETS, Dataset
 from recall_lib.process.errors import DataRefused
 from recall_lib.report.facts import collect
-from recall_lib.store import schemas
+from recall_lib.store import datasets, schemas
 from recall_lib.store.catalog import declared
+from recall_lib.store.datasets import DATASETS, Dataset
 from recall_lib.store.tables import Tables
 
 DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")

@@ -29,7 +29,7 @@ class Dataset:
             `section.list.key`. A job refuses to read the dataset if one of them has changed.
         tuning: settings that decide only how good it is. If one has changed, the dataset is stale, but jobs still read it.
         retention: the setting in section `retention` that says how many days are kept.
-        columns: the name of its Parquet files' schema in store/schemas.py; empty: it has other files.
+        columns: the name of its Parquet files' schema in schemas.py; empty: it has other files.
         key: the name of its further key; empty: a day is one publication.
         values: the values of the further key.
         by_other_jobs: {value of the further key: job}, for the values that another job makes.
@@ -145,7 +145,8 @@ _ROWS = (
         key="split",
         values=("train", "validation", "test"),
         user_column="user_id",
-        # With protocol `day` the test split needs the clicks of dt, which may not be published yet.
+        # With protocol `day` the test split needs the clicks of dt, which come after the day's other tables. So a day may lack
+        # it. The job `metrics` makes it, with the code of the job `samples`, when these clicks have come or have changed.
         may_lack=lambda config: ("test",) if config.evaluation.protocol == "day" else (),
     ),
     Dataset(
