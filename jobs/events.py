@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from recall_lib.day.context import Context
 from recall_lib.day.inputs import changed_days
 from recall_lib.day.job import main
-from recall_lib.spark import source
+from recall_lib.day.raw import read_log, warn_of_unknown_items
 from recall_lib.store import locks, schemas
 from recall_lib.transforms import events as transform
 
@@ -37,23 +37,29 @@ def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> No
 
 def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     settings, features = ctx.config.input, ctx.config.features
-    if settings.format == "sessions":
-        judged = transform.lines_with_fate(source.read_lines(ctx.spark, settings))
-    else:
-        items = source.read_rows(ctx.spark, settings, settings.items) if settings.items else None
-        judged = transform.rows_with_fate(source.read_rows(ctx.spark, settings, settings.clicks), items, settings, features)
+    judged, items, facts = read_log(ctx)
     judged = judged.persist()
     try:
         days = _days(ctx, transform.days_of(judged, settings.ordering), backfill, also)
         judged = transform.assign_days(judged, settings.ordering, ctx.dt, days)
-        clicks = transform.kept_clicks(judged, settings.format, features).persist()
-        account = transform.account(judged, clicks, settings)
+        clicks = transform.kept_clicks(judged, settings, features).persist()
+        account, warnings = transform.account(judged, clicks, settings, features)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
-        with ctx.tables.publishing("rejects", sorted({*days, ctx.dt}), facts={"log": account}) as staged:
+        if settings.ordering == "time":
+            warnings += transform.tied_times(clicks, account["kept"])
+        for warning in warnings:
+            ctx.say(f"warning: {warning}")
+        facts["log"] = account
+        if items is not None:
+            facts["items"] = warn_of_unknown_items(ctx, clicks, items)
+        with ctx.tables.publishing("rejects", sorted({*days, ctx.dt}), facts=facts) as staged:
             staged.write(transform.rejects(judged), schemas.REJECTS)
+        if ctx.config.asks_for_activity:
+            with ctx.tables.publishing("activity", days) as staged:
+                staged.write(transform.activity(judged), schemas.ACTIVITY)
         days = changed_days(ctx, clicks, days)
         clicks = clicks.where(F.col("dt").isin(days))
-        with ctx.tables.publishing("events", days, facts={"log": account}) as staged:
+        with ctx.tables.publishing("events", days, facts=facts) as staged:
             spread = clicks.repartition(ctx.config.spark.partitions, "dt", transform.user_bucket())
             staged.write(spread, schemas.events(features))
     finally:

@@ -63,7 +63,7 @@ def sample_users(ctx: Context, width: int) -> tuple[np.ndarray, dict[str, str]]:
 
     Users of whom the model knows nothing share one vector, and are not searched for.
     """
-    in_order = listed_users(ctx).orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id")
+    in_order = listed_users(ctx)[0].orderBy(F.xxhash64(F.lit(ctx.config.seed), F.lit("index"), "user_id"), "user_id")
     drawn = in_order.limit(DRAWN * USERS).collect()
     # Without the hint Spark, which does not know how few they are, would shuffle all clicks to join them.
     users = F.broadcast(ctx.spark.createDataFrame(drawn, in_order.schema))

@@ -24,7 +24,10 @@ def run(ctx: Context) -> None:
     vocab = ctx.tables.get("vocab", ctx.dt)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), features)
     items = newest_features(clicks, features)
-    items = recency_prior(clicks, items, ctx.dt, model.recency) if model.recency else items.withColumn("prior", F.lit(0.0))
+    if model.recency:
+        items = recency_prior(clicks, items, ctx.config.input.day_begins(ctx.dt), model.recency)
+    else:
+        items = items.withColumn("prior", F.lit(0.0))
     with ctx.tables.publishing("items", ctx.dt, inputs=inputs | {"vocab": vocab.digest}) as staged:
         staged.write(items, schemas.items(features))
     ctx.say(f"{staged.publication.manifest['rows']} items")

@@ -49,7 +49,7 @@ def run(ctx: Context) -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocab = serving.vocab.read(schemas.VOCAB)
         clicks, items = baseline_clicks(ctx), known_items(vocab)
-        recent = recent_clicks(clicks, ctx.dt, ctx.config.input.ordering, ctx.config.evaluation.recent_hours)
+        recent = recent_clicks(clicks, ctx.dt, ctx.config.input, ctx.config.evaluation.recent_hours)
         popular = item_counts(serving.vocab.files)
         save_baselines(Path(folder), clicks, recent, items, popular, read_id_ranks(index.folder()), ctx.config.spark.partitions)
         baselines = ship_folder(ctx.spark, Path(folder), f"baselines-{tables.run_id}")

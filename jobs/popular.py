@@ -19,7 +19,7 @@ def run(ctx: Context) -> None:
     events, inputs = ctx.history()
     vocab = ctx.tables.get("vocab", ctx.dt)
     items = known_items(vocab.read(schemas.VOCAB))
-    recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input.ordering, config.evaluation.recent_hours)
+    recent = transform.recent_clicks(tie_breaker(events), ctx.dt, config.input, config.evaluation.recent_hours)
     hottest = transform.hottest(transform.count_items(events, items), transform.ALL)
     lately = transform.hottest(transform.count_items(recent, items), transform.RECENT)
     table = hottest.unionByName(lately).coalesce(1).sortWithinPartitions("window", "rank")

@@ -36,12 +36,13 @@ def run(ctx: Context) -> None:
         newest_ts=vocab.manifest["newest_ts"],
         train_clicks=vocab.manifest["train_clicks"],
         load_counts=partial(item_counts, vocab.files),
-        targets_since=first_moment(ctx.dt, config.target_days(ctx.dt)),
+        targets_since=first_moment(ctx.dt, config.target_days(ctx.dt), config.input),
     )
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
     if by_day:
         clicks = clicks.withColumn("validates", validates(config.seed))
     marks = ["validates"] * by_day + ["example_age"] * bool(config.input.columns.example_age)
+    marks += ["position"] * bool(config.input.columns.order)
     # Their number decides the files, and with them the order of training: it comes from the data, not from the cluster.
     partitions = partitions_of_history(ctx, multiple_of=config.training.ranks)
     clicks, of_activity = with_activity(ctx, transform.columns(clicks, config.features, *marks), vocab)

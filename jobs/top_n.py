@@ -31,12 +31,13 @@ def run(ctx: Context) -> None:
     """Publish vectors/dt for kind=user, top_n/dt, and top_n_user_id/dt where it is asked for."""
     settings, serving = ctx.config.top_n, ctx.serving
     published_index = serving.require(ctx.tables.get("index", ctx.dt))
-    allowed, made_from = read_allowed_items(ctx)
+    allowed, made_from, facts = read_allowed_items(ctx)
     clicks, popular = read_popular(ctx, len(allowed))
     model, index = ship_published(ctx.spark, serving.model), ship_published(ctx.spark, published_index)
+    users, counts = listed_users(ctx)
     made_from |= {"index": index.digest, "popular": popular}
     # Counted apart from the work on them: the audits compare the two.
-    facts = serving.stamp | {"users_in": listed_users(ctx).count()}
+    facts |= serving.stamp | counts | {"users_in": users.count()}
     tables = [TOP_N, TOP_N_USER_ID] if settings.user_id_only else [TOP_N]
     with ExitStack() as stack:
         # The blocks end in the reverse order: the vectors are swapped in first, then top_n.
@@ -56,14 +57,14 @@ def run(ctx: Context) -> None:
             n=settings.n,
             filter_seen=settings.filter_seen,
         )
-        files, inputs = map_histories(ctx, work, WRITTEN)
+        files, inputs = map_histories(ctx, work, WRITTEN, users if counts else None)
         written = files.collect()
         for table, one in staged.items():
             one.inputs |= inputs | {"models": model.digest}
             one.keep(written, schemas.USER_VECTORS if table == VECTORS else schemas.TOP_N)
     for table in tables:
-        users = staged[table].publication.manifest["rows"]
-        ctx.say(f"{table}: {users} users, up to {settings.n} of {allowed.sum()} items each")
+        rows = staged[table].publication.manifest["rows"]
+        ctx.say(f"{table}: {rows} users, up to {settings.n} of {allowed.sum()} items each")
 
 
 def read_popular(ctx: Context, items: int) -> tuple[Ints, str]:

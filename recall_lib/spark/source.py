@@ -1,121 +1,83 @@
-"""Readers of raw logs: every row with its source file and raw text; nothing is interpreted yet."""
+"""Tables of the raw log as frames: tasks read the pieces of files in Python, and Spark reads catalog tables."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
 
+import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
 
 from recall_lib.config import Input
-from recall_lib.process.errors import DataRefused, NoInput
-from recall_lib.store.filesystems import resolve
+from recall_lib.log import readers
+from recall_lib.log.clicks import Mapping
+from recall_lib.log.files import Place
+from recall_lib.log.tables import File, Piece, Table, divide, open_table
+from recall_lib.process.errors import NoInput
+from recall_lib.spark.executors import Batches, map_batches
 
-SOURCE, RAW, MALFORMED = "_source", "_raw", "_malformed"
-_SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".orc": "orc",
-}
-_COMPRESSED = (".gz", ".bz2", ".zst", ".snappy", ".lz4", ".deflate")
+# Rows that a piece has at most, for the places of rows in their table.
+_PIECE_ROWS = 1 << 36
 
 
-def read_lines(spark: SparkSession, settings: Input) -> DataFrame:
-    """Session lines: columns _source and _raw, one row per line.
-
-    Raises:
-        NoInput: no file matches.
-    """
-    files = input_files(settings, settings.clicks)
-    lines = spark.read.text(files)
-    return lines.select(_source_file().alias(SOURCE), F.col("value").alias(RAW))
-
-
-def read_rows(spark: SparkSession, settings: Input, path: str) -> DataFrame:
-    """A table of rows with its own columns plus _source, _raw (the row as CSV or JSON) and _malformed (boolean).
-
-    CSV and JSON values stay text: '007' stays '007'.
+def open_source(
+    spark: SparkSession, settings: Input, path: str, label: str, form: str | None = None, header: Sequence[str] | None = None
+) -> Table:
+    """What `log.tables.open_table` gives; with file_format `table`, a catalog table as if it were one file.
 
     Raises:
         NoInput: no file or table matches, or the files do not even have a header.
-        DataRefused: the format is not set and the files' names do not show it.
+        DataRefused: a file cannot be read.
     """
-    if settings.file_format == "table":
-        try:
-            frame = spark.table(path)
-        except AnalysisException:
-            raise NoInput(f"there is no table {path}: check input.clicks and input.items") from None
-        return _with_origin(frame, F.lit(path), F.lit(False))
-    files = input_files(settings, path)
-    kind = settings.file_format or _format_of(files)
-    if kind not in ("csv", "json"):
-        frame = spark.read.options(**settings.options).format(kind).load(files)
-        return _with_origin(frame, _source_file(), F.lit(False))
-    options: dict[str, Any] = {"header": "true", **settings.options} if kind == "csv" else {"primitivesAsString": "true"}
-    if kind == "csv" and any(name.split(".gz")[0].endswith(".tsv") for name in files):
-        options.setdefault("sep", "\t")
-    reader = spark.read.options(**options)
-    found = reader.csv(files) if kind == "csv" else reader.json(files)
-    columns = [field for field in found.schema if field.name != "_corrupt_record"]
-    if not columns:
-        raise NoInput(f"{settings.path}/{path} is empty: not even a header; check input.path and input.clicks")
-    schema = StructType([*columns, StructField(MALFORMED, StringType())])
-    # enforceSchema off: if headers differ between the files of a log, Spark fails instead of reading by position.
-    reader = reader.schema(schema).options(mode="PERMISSIVE", columnNameOfCorruptRecord=MALFORMED, enforceSchema="false")
-    frame = reader.csv(files) if kind == "csv" else reader.json(files)
-    return _with_origin(frame.withColumnRenamed(MALFORMED, "_corrupt"), _source_file(), F.col("_corrupt").isNotNull(), kind)
+    if form or settings.file_format != "table":
+        return open_table(settings, path, label, form, header)
+    try:
+        schema = spark.table(path).schema
+    except AnalysisException:
+        raise NoInput(f"there is no table {path}: check input.clicks and input.items") from None
+    types = {field.name: to_arrow_type(field.dataType) for field in schema}
+    return Table(label, (File(Place(None, path, 0, {}), "table", tuple(types), types),))
 
 
-def _with_origin(frame: DataFrame, source: Any, malformed: Any, kind: str = "json") -> DataFrame:
-    columns = [name for name in frame.columns if name != "_corrupt"]
-    row = F.struct(*(F.col(f"`{name}`") for name in columns))
-    text = F.to_csv(row) if kind == "csv" else F.to_json(row)
-    raw = F.coalesce(F.col("_corrupt"), text) if "_corrupt" in frame.columns else text
-    return frame.select(
-        *(F.col(f"`{name}`") for name in columns), source.alias(SOURCE), raw.alias(RAW), malformed.alias(MALFORMED)
-    )
+def read(spark: SparkSession, table: Table, mapping: Mapping) -> DataFrame:
+    """The rows of a table as a mapping of log/clicks.py gives them, each with its fate.
 
-
-def _source_file() -> Any:
-    return F.element_at(F.split(F.input_file_name(), "/"), -1)
-
-
-def input_files(settings: Input, path: str) -> list[str]:
-    """Every file below input.path that a file name, folder or glob matches; hidden files are skipped.
-
-    Raises:
-        NoInput: no file matches.
+    Args:
+        spark: the session.
+        table: has what the mapping needs (Table.require).
+        mapping: Clicks, Entries or Lines.
     """
-    joined = path if "://" in path or path.startswith("/") else f"{settings.path.rstrip('/')}/{path}"
-    fs, pattern, prefix = resolve(joined)
-    if fs.isdir(pattern):
-        found: Iterable[str] = fs.find(pattern)
-    elif fs.exists(pattern):
-        found = [pattern]
-    else:
-        found = fs.glob(pattern) if glob.has_magic(pattern) else []
-        found = [name for match in found for name in (fs.find(match) if fs.isdir(match) else [match])]
-    relative = [(name, name.rsplit("/", 1)[-1]) for name in sorted(found)]
-    files = [name for name, last in relative if not last.startswith((".", "_"))]
-    if not files:
-        raise NoInput(f"no file matches {joined}: check input.path and input.clicks")
-    return [prefix + name for name in files]
+    wanted = list(dict.fromkeys(need.column for need in mapping.needs))
+    schema = from_arrow_schema(mapping.schema)
+    first = table.files[0]
+    if first.form == "table":
+        # Under names of our own: mapInArrow cannot take a name with a dot or a backtick.
+        columns = [F.col("`" + name.replace("`", "``") + "`").alias(f"c{n}") for n, name in enumerate(wanted)]
+        work = partial(_map_rows, source=first.place.path, mapping=mapping, wanted=wanted)
+        return map_batches(spark.table(first.place.path).select(*columns), work, schema)
+    tasks = divide(table, int(spark.conf.get("spark.sql.shuffle.partitions") or 1))
+    numbered, n = [], 0
+    for pieces in tasks:
+        numbered.append(list(enumerate(pieces, n)))
+        n += len(pieces)
+    ids = spark.range(0, len(tasks), 1, len(tasks))
+    return map_batches(ids, partial(_read_pieces, tasks=numbered, mapping=mapping, wanted=wanted), schema)
 
 
-def _format_of(files: list[str]) -> str:
-    kinds = set()
-    for name in files:
-        for suffix in _COMPRESSED:
-            name = name.removesuffix(suffix)
-        kinds.add(next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None))
-    if len(kinds) != 1 or None in kinds:
-        raise DataRefused(f"the name of {files[0]} does not show its format: set input.file_format (csv, json, parquet, orc)")
-    return kinds.pop() or ""
+def _read_pieces(
+    batches: Batches, tasks: list[list[tuple[int, Piece]]], mapping: Mapping, wanted: list[str]
+) -> Iterator[pa.RecordBatch]:
+    for task in [n.as_py() for batch in batches for n in batch.column(0)]:
+        for nth, piece in tasks[task]:
+            first = nth * _PIECE_ROWS
+            for rows in readers.read(piece, wanted):
+                yield mapping.map(rows, piece.file.place.name, first)
+                first += rows.rows
+
+
+def _map_rows(batches: Batches, source: str, mapping: Mapping, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield mapping.map(readers.of_columns(batch.rename_columns(wanted), wanted), source, None)

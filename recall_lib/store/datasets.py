@@ -87,9 +87,12 @@ _IDS = (
 )
 _CLICKS = tuple(
     f"input.{key}"
-    for key in ("format", "items", "file_format", "options", "ordering", "time_unit", "columns", "item_columns.item_id")
+    for key in (
+        *("format", "items", "file_format", "options", "header", "null_values", "ordering", "time_unit", "time_format"),
+        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "user_table", "events"),
+    )
 )
-_ACTIVITY = tuple(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens"))
+_ACTIVITY = ("samples.negatives", *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens")))
 _HOLD_OUT = ("input.ordering", "evaluation.protocol", "seed")
 _LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
 
@@ -109,7 +112,7 @@ _ROWS = (
         retention="events_days",
         columns="ACTIVITY",
         user_column="user_id",
-        asked_for=lambda config: bool(config.features.sequences),
+        asked_for=lambda config: config.asks_for_activity,
     ),
     Dataset(
         name="rejects",
@@ -124,7 +127,7 @@ _ROWS = (
         name="vocab",
         job="vocab",
         inputs=("events", "activity"),
-        settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days"),
+        settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days", "input.events.weigh_counts"),
         columns="VOCAB",
         user_column="value",
     ),
@@ -140,7 +143,14 @@ _ROWS = (
         name="samples",
         job="samples",
         inputs=("events", "activity", "vocab"),
-        settings=(*_IDS, *_HOLD_OUT, "samples", "features.sequences.window_size", "input.columns.example_age"),
+        settings=(
+            *_IDS,
+            *_HOLD_OUT,
+            "samples",
+            "features.sequences.window_size",
+            "input.columns.example_age",
+            "input.columns.order",
+        ),
         columns="segments",
         key="split",
         values=("train", "validation", "test"),

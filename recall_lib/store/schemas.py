@@ -50,7 +50,8 @@ RELATED = _struct(source=StringType(), item_id=StringType(), items=SCORED_ITEMS)
 
 
 def events(features: Features) -> StructType:
-    """Clicks: one row per click. event_ts is null with ordering `position`, position is null with ordering `time`."""
+    """Clicks: one row per click. event_ts is null with ordering `position`, position is null with ordering `time`, or
+    the column `input.columns.order`."""
     columns: dict[str, DataType] = {
         "user_id": StringType(),
         "item_id": StringType(),

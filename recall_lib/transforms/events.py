@@ -1,120 +1,115 @@
-"""Raw log -> canonical clicks and rejects (SPEC 1): every row is kept, rejected with a reason, or dropped by name."""
+"""Clicks and rejects from the mapped rows of the raw log (SPEC 1): each is kept, rejected with a reason, or dropped by name.
+
+log/clicks.py maps single rows. Here is what needs several of them: the item table, duplicates, session lines, days, counts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
-from recall_lib.config import Feature, Features, Input
+from recall_lib.config import Feature, Features, Input, Number
+from recall_lib.log.batch import BLANK
+from recall_lib.log.clicks import (
+    ACTIVITY,
+    DATE_ONLY,
+    DAY,
+    FATE,
+    FLOAT_LIKE_ID,
+    KEPT,
+    LOOKS_LIKE,
+    NOT_CLICKED,
+    NOTES,
+    PLACE,
+    RAW,
+    SOURCE,
+)
 from recall_lib.process.errors import DataRefused, NoInput
-from recall_lib.spark.source import MALFORMED, RAW, SOURCE
 from recall_lib.store import schemas
 
-KEPT, NOT_CLICKED, DUPLICATE, NOT_IN_WINDOW = "kept", "not_clicked", "duplicate", "not_in_window"
-DROPS = (NOT_CLICKED, DUPLICATE, NOT_IN_WINDOW)
-FATE, DAY = "_fate", "_day"
-# A time outside these years is a wrong unit or a broken clock, not a click.
-_FIRST_SECOND, _LAST_SECOND = 0, 4102444800  # 1970-01-01, 2100-01-01
-_FAR = {"s": 1_000_000, "ms": 1_000, "us": 1}  # microseconds in a unit
+DUPLICATE, NOT_IN_WINDOW = "duplicate", "not_in_window"
+DROPS = (NOT_CLICKED, DUPLICATE, NOT_IN_WINDOW, BLANK)
+# Above these shares of the clicks the log is probably not what it seems, and the run says so.
+_DATES, _TIED = 0.5, 0.1
+UNKNOWN_ITEMS = 0.5  # below this share of the items the ids of log and item table are probably written differently
+# Clicks among which equal times are counted, about.
+_COUNTED = 1_000_000
 
 
-def rows_with_fate(rows: DataFrame, items: DataFrame | None, settings: Input, features: Features) -> DataFrame:
-    """Click rows -> the events columns, _fate (kept, not_clicked or a reject's reason), _day, _source and _raw.
-
-    Args:
-        rows: what spark.source.read_rows gives for the log.
-        items: the same for the item table, or None.
-
-    Raises:
-        DataRefused: a column that the config names is in neither table.
-    """
-    in_items = set(items.columns) if items is not None else set()
-    of_log = [f for f in features.item if f.source not in in_items]
-    of_table = [f for f in features.item if f.source in in_items]
-    # The columns of a malformed row may have slid, so it has no readable day.
-    day = F.when(~F.col(MALFORMED), F.date_format("event_ts", "yyyy-MM-dd"))
-    mapped = map_columns(rows, settings, features, of_log)
-    clicks = mapped.withColumn(FATE, fate(settings.ordering)).withColumn(DAY, day)
-    if items is not None and of_table:
-        clicks = clicks.join(_item_table(items, settings, of_table), "item_id", "left")
-    # An item that the table lacks has an empty list, not null.
-    lists = {f.name: F.coalesce(F.col(f.name), F.array().cast("array<string>")) for f in features.item if f.multi}
-    return clicks.withColumns(lists).select(*schemas.events(features).names, FATE, DAY, SOURCE, RAW)
-
-
-def map_columns(rows: DataFrame, settings: Input, features: Features, of_log: list[Feature]) -> DataFrame:
-    """The log's columns under the names of events, null where a value cannot be read, and what `fate` looks at.
+def with_table(clicks: DataFrame, table: DataFrame, key: str) -> DataFrame:
+    """The mapped rows of a log with the features that a table of items or users holds.
 
     Args:
-        rows: as in `rows_with_fate`.
-        settings: name the log's columns.
-        features: those of users are all in the log.
-        of_log: the items' features that the log holds.
-
-    Raises:
-        DataRefused: a column that the config names is not in the log.
+        clicks: rows of log.clicks.Clicks.
+        table: what `entries_by_id` gives.
+        key: item_id or user_id.
     """
-    columns = settings.columns
-    of_users = [f for f in features.user if f.name != "user_id"]
-    wanted = [columns.user_id, columns.item_id, columns.event_ts, columns.click, columns.example_age]
-    wanted += [f.source for f in (*of_users, *of_log)]
-    require_columns(rows, [name for name in wanted if name], "the click log")
-    if settings.ordering == "time":
-        time, position = _timestamp(rows, columns.event_ts, settings.time_unit), F.lit(None).cast("long")
-    else:
-        time, position = F.lit(None).cast("timestamp"), _integer(_column(rows, columns.event_ts))
-    age = _text(rows, columns.example_age) if columns.example_age else F.lit(None).cast("string")
-    return rows.select(
-        _known(_text(rows, columns.user_id)).alias("user_id"),
-        _known(_text(rows, columns.item_id)).alias("item_id"),
-        time.alias("event_ts"),
-        position.alias("position"),
-        _try_cast(age, "double").alias("example_age"),
-        *(_known(_text(rows, f.source)).alias(f.name) for f in of_users),
-        *(_item_values(rows, f).alias(f.name) for f in of_log),
-        (_number_text(rows, columns.click) if columns.click else F.lit("1")).alias("_click"),
-        (age.isNotNull() & _try_cast(age, "double").isNull()).alias("_bad_age"),
-        SOURCE,
-        RAW,
-        MALFORMED,
-    )
+    return clicks.join(table, key, "left")
 
 
-def fate(ordering: str) -> Column:
-    """What becomes of a row of `map_columns`: the first reason to reject it, else not_clicked or kept."""
-    by_time = ordering == "time"
-    clock = F.col("event_ts" if by_time else "position")
-    click = _try_cast(F.col("_click"), "double")
-    return (
-        F.when(F.col(MALFORMED), "malformed")
-        .when(F.col(RAW).contains("\ufffd"), "bad_utf8")  # what the CSV parser makes of undecodable bytes
-        .when(clock.isNull(), "bad_time" if by_time else "bad_position")
-        .when(F.col("user_id").isNull(), "no_user")
-        .when(F.col("item_id").isNull(), "no_item")
-        .when(click.isNull() | ~click.isin(0.0, 1.0), "bad_click")
-        .when(F.col("_bad_age"), "bad_example_age")
-        .when(click == 0.0, NOT_CLICKED)
-        .otherwise(KEPT)
-    )
+def complete(clicks: DataFrame, features: Features) -> DataFrame:
+    """The columns of events and the added ones; what a table lacks has an empty list, or null for a single value."""
+    several = [f.name for f in (*features.user, *features.item) if f.multi]
+    lists = {name: F.coalesce(name, F.array().cast("array<string>")) for name in several}
+    return clicks.withColumns(lists).select(*schemas.events(features).names, *(c for c in clicks.columns if c.startswith("_")))
 
 
-def lines_with_fate(lines: DataFrame) -> DataFrame:
+def entries_by_id(entries: DataFrame, key: str, features: Sequence[Feature | Number]) -> DataFrame:
+    """One row per id, and for each feature the first value that is known, in the order of the table.
+
+    Args:
+        entries: rows of log.clicks.Entries; of a catalog table, which has no order, the least value is taken.
+        key: the column of the ids.
+        features: those that the table holds.
+    """
+
+    def first_known(feature: Feature | Number) -> Column:
+        value = F.col(feature.name)
+        return F.min_by(value, F.when(_is_known(feature), F.struct(PLACE, value))).alias(feature.name)
+
+    return entries.where(F.col(FATE) == KEPT).groupBy(key).agg(*map(first_known, features))
+
+
+def _is_known(feature: Feature | Number) -> Column:
+    value = F.col(feature.name)
+    return F.coalesce(F.size(value), F.lit(0)) > 0 if feature.multi else value.isNotNull()
+
+
+def known_items(clicks: DataFrame, table: DataFrame) -> dict[str, int]:
+    """The items of the log, and how many of them the item table holds."""
+    items = clicks.select("item_id").distinct().join(table.select("item_id", F.lit(1).alias("n")), "item_id", "left")
+    in_log, in_table = items.agg(F.count(F.lit(1)), F.count("n")).first() or (0, 0)
+    return {"in_log": in_log, "in_table": in_table}
+
+
+def lines_with_fate(lines: DataFrame, nulls: list[str]) -> DataFrame:
     """Session lines -> user_id, _clicks (array of `item:category:tags`), fields, _fate, _source, _raw; one row a line.
 
     A line fails as a whole. Identical lines count once (`duplicate`); different lines of one user are all rejected.
+
+    Args:
+        lines: rows of log.clicks.Lines.
+        nulls: texts that stand for no value.
     """
+
+    def known(text: Column) -> Column:
+        return F.when(~text.isin(nulls) & (F.trim(text) != ""), text)
+
     fields = F.split(RAW, "\t", -1)
-    user, clicks = _known(fields[0]), F.get(fields, 3)  # `get` gives null where a line has fewer fields
+    user, clicks = known(fields[0]), F.get(fields, 3)  # `get` gives null where a line has fewer fields
     parts = F.transform(F.split(clicks, ";", -1), lambda click: F.split(click, ":", -1))
-    click_is_bad = F.exists(parts, lambda p: (F.size(p) != 3) | (F.element_at(p, 1).isin("", "NULL")))
-    judged = lines.groupBy(RAW).agg(F.min(SOURCE).alias(SOURCE), F.count(F.lit(1)).alias("_copies"))
+    click_is_bad = F.exists(parts, lambda p: (F.size(p) != 3) | known(F.element_at(p, 1)).isNull())
+    judged = lines.groupBy(RAW, FATE).agg(F.min(SOURCE).alias(SOURCE), F.count(F.lit(1)).alias("_copies"))
     judged = judged.select(
-        "*",
+        RAW,
+        SOURCE,
+        "_copies",
         user.alias("user_id"),
-        *(_known(F.get(fields, i)).alias(name) for i, name in ((1, "province"), (2, "city"), (4, "phone"))),
+        *(known(F.get(fields, i)).alias(name) for i, name in ((1, "province"), (2, "city"), (4, "phone"))),
         parts.alias("_clicks"),
-        F.when(F.decode(F.col(RAW).cast("binary"), "UTF-8") != F.col(RAW), "bad_utf8")  # undecodable bytes come back changed
+        F.when(F.col(FATE) != KEPT, F.col(FATE))
         .when(F.size(fields) != 5, "field_count")
         .when(user.isNull(), "no_user")
         .when(clicks == "", "no_clicks")
@@ -129,7 +124,7 @@ def lines_with_fate(lines: DataFrame) -> DataFrame:
     )
 
 
-def _clicks_of_lines(judged: DataFrame, features: Features) -> DataFrame:
+def _clicks_of_lines(judged: DataFrame, features: Features, nulls: list[str]) -> DataFrame:
     """The kept lines' clicks in the events columns; the position is the place in the line."""
     clicks = judged.where(F.col(FATE) == KEPT).select("*", F.posexplode("_clicks").alias("_place", "_click"))
     fields = {"category": F.col("_click")[1], "tags": F.col("_click")[2]}
@@ -140,7 +135,7 @@ def _clicks_of_lines(judged: DataFrame, features: Features) -> DataFrame:
         F.col("_place").cast("long").alias("position"),
         F.lit(None).cast("double").alias("example_age"),
         *(F.col(f.source).alias(f.name) for f in features.user if f.name != "user_id"),
-        *(_split_values(fields[f.source], f).alias(f.name) for f in features.item),
+        *(_split_values(fields[f.source], f, nulls).alias(f.name) for f in features.item),
         "dt",
     ).select(*schemas.events(features).names, "dt")
 
@@ -164,11 +159,18 @@ def assign_days(judged: DataFrame, ordering: str, dt: str, days: list[str]) -> D
     return judged.withColumn("dt", F.coalesce(DAY, F.lit(dt)))
 
 
-def kept_clicks(judged: DataFrame, form: str, features: Features) -> DataFrame:
+def kept_clicks(judged: DataFrame, settings: Input, features: Features) -> DataFrame:
     """The events columns and dt, each click once."""
-    if form == "sessions":
-        return _clicks_of_lines(judged, features)
+    if settings.format == "sessions":
+        return _clicks_of_lines(judged, features, settings.nulls)
     return judged.where(F.col(FATE) == KEPT).select(*schemas.events(features).names, "dt").distinct()
+
+
+def activity(judged: DataFrame) -> DataFrame:
+    """schemas.ACTIVITY and dt, each event once; none of rows that were rejected or belong to other days."""
+    rows = judged.where(F.col(FATE).isin(KEPT, NOT_CLICKED)).withColumn("_event", F.explode(ACTIVITY))
+    columns = [name for name in schemas.ACTIVITY.names if name not in ("sequence", "values")]
+    return rows.select(*columns, "_event.sequence", "_event.values", "dt").distinct()
 
 
 def rejects(judged: DataFrame) -> DataFrame:
@@ -182,122 +184,110 @@ def user_bucket(buckets: int = 64) -> Column:
     return F.pmod(F.xxhash64("user_id"), F.lit(buckets))
 
 
-def account(judged: DataFrame, clicks: DataFrame, settings: Input) -> dict[str, int]:
-    """{in, kept, duplicate, not_clicked, not_in_window, rejected_<reason>}: in is the sum of the others, in rows or lines.
+def account(judged: DataFrame, clicks: DataFrame, settings: Input, features: Features) -> tuple[dict[str, int], list[str]]:
+    """{in, kept, duplicate, not_clicked, not_in_window, blank, rejected_<reason>}, and what to warn of.
+
+    `in` is the sum of the others, in rows or lines; blank stands there only if there are blank lines.
 
     Raises:
         NoInput: the log has no row.
         DataRefused: more than max_reject_share of the rows in the window were rejected.
     """
-    copies = F.col("_copies") if "_copies" in judged.columns else F.lit(1)
+    of_lines = settings.format == "sessions"
+    copies = F.col("_copies") if of_lines else F.lit(1)
     undated = (F.col(DAY).isNull() if DAY in judged.columns else F.lit(True)).alias("undated")
-    groups = judged.groupBy(FATE, undated).agg(F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies")).collect()
+    notes, looks_like = (F.lit(0), F.lit(None)) if of_lines else (F.col(NOTES), F.col(LOOKS_LIKE))
+    marks = {name: (notes.bitwiseAND(bit) > 0).cast("int") for name, bit in _BITS.items()}
+    marks |= {} if of_lines else {f"values of {f.name}": _is_known(f).cast("int") for f in (*features.user, *features.item)}
+    sums = [F.coalesce(F.sum(mark), F.lit(0)).alias(name) for name, mark in marks.items()]
+    counted = [F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies"), *sums]
+    groups = judged.groupBy(FATE, undated, looks_like.alias("looks_like")).agg(*counted).collect()
     total = sum(group.copies for group in groups)
-    if not total:
+    if total == sum(group.copies for group in groups if group[FATE] == BLANK):
         raise NoInput(f"{settings.path}/{settings.clicks} has no row: nothing to read; check input.path and input.clicks")
     counts: dict[str, int] = {}
     for group in groups:
-        counts[group[FATE]] = counts.get(group[FATE], 0) + group.n
+        counts[group[FATE]] = counts.get(group[FATE], 0) + (group.copies if group[FATE] == BLANK else group.n)
     duplicates = total - sum(counts.values())
-    if settings.format == "rows":
+    if not of_lines:
         kept = clicks.count()
         duplicates, counts[KEPT] = counts.get(KEPT, 0) - kept, kept
     reasons = {fate: n for fate, n in sorted(counts.items()) if fate not in (KEPT, *DROPS)}
-    # Rows without a readable day are told apart from the whole log's, the others from those of the days that are read.
+    # Rows without a readable day are compared with the whole log, the others with the days that are read.
     of_log = sum(group.n for group in groups if group.undated and group[FATE] in reasons)
     of_days = sum(group.n for group in groups if not group.undated and group[FATE] in reasons)
-    _check_share(of_log, total, reasons, settings)
-    _check_share(of_days, sum(g.n for g in groups if not g.undated and g[FATE] != NOT_IN_WINDOW), reasons, settings)
+    units = {group.looks_like for group in groups if group.looks_like} - {settings.time_unit}
+    hint = f"; the times look like {', '.join(sorted(units))}: see input.time_unit" if units else ""
+    check_share(of_log, total, reasons, settings, "the log", hint)
+    in_days = sum(g.n for g in groups if not g.undated and g[FATE] != NOT_IN_WINDOW)
+    check_share(of_days, in_days, reasons, settings, "the log", hint)
     drops = {DUPLICATE: duplicates, NOT_CLICKED: counts.get(NOT_CLICKED, 0), NOT_IN_WINDOW: counts.get(NOT_IN_WINDOW, 0)}
-    return {"in": total, KEPT: counts.get(KEPT, 0), **drops, **{f"rejected_{reason}": n for reason, n in reasons.items()}}
+    drops |= {BLANK: counts[BLANK]} if BLANK in counts else {}
+    found = {"in": total, KEPT: counts.get(KEPT, 0), **drops, **{f"rejected_{reason}": n for reason, n in reasons.items()}}
+    return found, _warnings({name: sum(group[name] for group in groups) for name in marks}, total)
 
 
-def _check_share(rejected: int, rows: int, reasons: dict[str, int], settings: Input) -> None:
+_BITS = {"float_like": FLOAT_LIKE_ID, "dates": DATE_ONLY}
+
+
+def _warnings(marks: dict[str, int], rows: int) -> list[str]:
+    said = []
+    if marks["float_like"]:
+        said.append(f"{marks['float_like']} of {rows} rows have an id such as 123.0, which is a text here and not the id 123")
+    if marks["dates"] > _DATES * rows:
+        said.append(f"{marks['dates']} of {rows} times have no time of day: a user's clicks of a day have no order")
+    empty = [name.removeprefix("values of ") for name, n in marks.items() if name.startswith("values of ") and not n]
+    return said + [f"no row has a value of feature {name}: check its column in the config" for name in empty]
+
+
+def tied_times(clicks: DataFrame, rows: int) -> list[str]:
+    """A warning if many clicks have the time of another click of their user; of a long log some of the users are looked at.
+
+    Args:
+        clicks: the kept ones.
+        rows: their number.
+    """
+    some = clicks.where(F.pmod(F.xxhash64("user_id"), F.lit(1 + rows // _COUNTED)) == 0)
+    moments = some.groupBy("user_id", "event_ts", "position").agg(F.count(F.lit(1)).alias("n"))
+    counted = moments.agg(F.sum("n").alias("clicks"), F.count(F.lit(1)).alias("moments")).first()
+    if not counted or not counted.clicks or counted.clicks - counted.moments <= _TIED * counted.clicks:
+        return []
+    share = 1 - counted.moments / counted.clicks
+    return [f"{share:.0%} of the clicks have the time of another click of their user: input.columns.order can order them"]
+
+
+def account_of_entries(entries: DataFrame, settings: Input, label: str) -> dict[str, int]:
+    """{in, kept, blank, rejected_<reason>} of a table of ids.
+
+    Raises:
+        DataRefused: more than max_reject_share of its rows were rejected.
+    """
+    counts: dict[str, int] = dict(entries.groupBy(FATE).agg(F.count(F.lit(1))).collect())
+    reasons = {fate: n for fate, n in sorted(counts.items()) if fate not in (KEPT, BLANK)}
+    rows = sum(counts.values())
+    check_share(sum(reasons.values()), rows, reasons, settings, label)
+    blank = {BLANK: counts[BLANK]} if BLANK in counts else {}
+    return {"in": rows, KEPT: counts.get(KEPT, 0), **blank, **{f"rejected_{reason}": n for reason, n in reasons.items()}}
+
+
+def check_share(rejected: int, rows: int, reasons: dict[str, int], settings: Input, label: str, hint: str = "") -> None:
+    """Raises DataRefused if more than input.max_reject_share of the rows of a table were rejected."""
     if rejected > settings.max_reject_share * rows:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.items())
-        unit = "lines" if settings.format == "sessions" else "rows"
+        unit = "lines" if settings.format == "sessions" and label == "the log" else "rows"
         raise DataRefused(
-            f"{rejected} of {rows} {unit} are unreadable ({listed}), above "
-            f"input.max_reject_share {settings.max_reject_share}: mend the log or the column mapping, or raise the share"
+            f"{rejected} of {rows} {unit} are unreadable ({listed}), above input.max_reject_share "
+            f"{settings.max_reject_share}{hint}: mend {label} or the column mapping, or raise the share"
         )
 
 
-def require_columns(frame: DataFrame, names: list[str], what: str) -> None:
-    """Raises DataRefused, with what there is, if a raw table lacks a column."""
-    missing = sorted({name for name in names if name not in frame.columns})
-    if missing:
-        have = [name for name in frame.columns if name not in (SOURCE, RAW, MALFORMED)]
-        raise DataRefused(f"{what} has no column {missing}; it has {have}: map them in input.columns or features.*.column")
-
-
-def _column(frame: DataFrame, name: str) -> Column:
-    return frame[f"`{name}`"]
-
-
-def _text(frame: DataFrame, name: str) -> Column:
-    return _column(frame, name).cast("string")
-
-
-def _number_text(frame: DataFrame, name: str) -> Column:
-    """As text, with true and false as 1 and 0."""
-    boolean = isinstance(frame.schema[name].dataType, BooleanType)
-    return _column(frame, name).cast("int" if boolean else "string").cast("string")
-
-
-def _try_cast(value: Column, kind: str) -> Column:
-    """The value as `kind`, or null where it cannot be one."""
-    # Spark 3.5 has no Column.try_cast: there `cast` gives null, unless somebody turns its ANSI mode on.
-    return value.try_cast(kind) if hasattr(Column, "try_cast") else value.cast(kind)
-
-
-def _known(text: Column) -> Column:
-    """NULL and empty are unknown (SPEC 2.2)."""
-    return F.when(~text.isin("", "NULL"), text)
-
-
-def _integer(value: Column) -> Column:
-    text = F.trim(value.cast("string"))
-    return F.when(text.rlike(r"^-?\d{1,18}$"), text.cast("long"))
-
-
-def _timestamp(frame: DataFrame, name: str, unit: str) -> Column:
-    """The time in UTC, or null where it cannot be read as the unit says."""
-    value, kind = _column(frame, name), frame.schema[name].dataType
-    if unit == "iso" or not isinstance(kind, (NumericType, StringType)):
-        text = F.trim(value.cast("string"))
-        moment = F.to_timestamp(value) if not isinstance(kind, StringType) else F.try_to_timestamp(text)
-        moment = F.when(text.rlike(r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?$"), moment)
-        micros = F.unix_micros(moment)
-    else:
-        if isinstance(kind, StringType):
-            value = F.when(F.trim(value).rlike(r"^\d{1,20}(\.\d+)?$"), F.trim(value))
-        micros = (_try_cast(value, "decimal(30,6)") * _FAR[unit]).cast("decimal(38,0)")
-    in_range = micros.between(_FIRST_SECOND * 1_000_000, _LAST_SECOND * 1_000_000 - 1)
-    return F.when(in_range, F.timestamp_micros(micros.cast("long")))
-
-
-def _split_values(text: Column, feature: Feature) -> Column:
+def _split_values(text: Column, feature: Feature, nulls: list[str]) -> Column:
     """The feature's value, or its list of values (empty when there is none); an empty value inside a list is null."""
+
+    def known(value: Column) -> Column:
+        return F.when(~value.isin(nulls) & (F.trim(value) != ""), value)
+
     if not feature.multi:
-        return _known(text)
-    values = F.transform(F.split(text, r"\Q" + feature.separator + r"\E", -1), _known)
-    return F.coalesce(F.when(_known(text).isNotNull(), values), F.array().cast("array<string>"))
-
-
-def _item_values(frame: DataFrame, feature: Feature) -> Column:
-    if isinstance(frame.schema[feature.source].dataType, ArrayType):
-        values = F.transform(_column(frame, feature.source).cast("array<string>"), _known)
-        return F.coalesce(values, F.array().cast("array<string>")) if feature.multi else F.try_element_at(values, F.lit(1))
-    return _split_values(_text(frame, feature.source), feature)
-
-
-def _item_table(items: DataFrame, settings: Input, features: list[Feature]) -> DataFrame:
-    """item_id and its features; of several rows for one item the least is taken, so that reruns agree."""
-    names = settings.item_columns
-    require_columns(items, [names.item_id], "the item table")
-    table = items.where(~F.col(MALFORMED)).select(
-        _known(_text(items, names.item_id)).alias("item_id"),
-        F.struct(*(_item_values(items, f).alias(f.name) for f in features)).alias("_features"),
-    )
-    table = table.where("item_id IS NOT NULL").groupBy("item_id").agg(F.min("_features").alias("_features"))
-    return table.select("item_id", "_features.*")
+        return known(text)
+    values = F.transform(F.split(text, r"\Q" + feature.separator + r"\E", -1), known)
+    return F.coalesce(F.when(known(text).isNotNull(), values), F.array().cast("array<string>"))

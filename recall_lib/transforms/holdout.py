@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from recall_lib.config import Input
 from recall_lib.samples.build import TEST, TRAIN, VALIDATION
 
 # Protocol `day` validates on the last click of this share of the users.
@@ -19,14 +20,9 @@ def click_order(*, newest_first: bool = False) -> list[Column]:
     return [column.desc() for column in columns] if newest_first else [column.asc() for column in columns]
 
 
-def midnight(dt: str) -> int:
-    """The moment at which a day begins in UTC, µs since 1970."""
-    return int(datetime.fromisoformat(dt).replace(tzinfo=UTC).timestamp()) * 1_000_000
-
-
-def first_moment(dt: str, days: int | None) -> int | None:
+def first_moment(dt: str, days: int | None, settings: Input) -> int | None:
     """The moment at which the last `days` days before dt begin, µs since 1970; None for None."""
-    return None if days is None else midnight(dt) - days * 86_400_000_000
+    return None if days is None else settings.day_begins((date.fromisoformat(dt) - timedelta(days=days)).isoformat())
 
 
 def not_before(clicks: DataFrame, moment: int | None) -> DataFrame:

@@ -7,7 +7,6 @@ from pyspark.sql import functions as F
 
 from recall_lib.config import Features, Recency
 from recall_lib.samples.ids import FIRST_INDEX
-from recall_lib.transforms.holdout import midnight
 
 # The prior's constants, chosen on the days 2017-10-08 to 2017-10-15 of Globo.com's log, each as dt.
 _SMOOTHING = 0.01  # clicks that are added, so that an item without recent clicks has a logarithm
@@ -37,20 +36,20 @@ def newest_features(clicks: DataFrame, features: Features) -> DataFrame:
     return known.groupBy("item_index").agg(newest.alias("newest")).select("item_index", "newest.*")
 
 
-def recency_prior(clicks: DataFrame, items: DataFrame, dt: str, recency: Recency) -> DataFrame:
+def recency_prior(clicks: DataFrame, items: DataFrame, end: int, recency: Recency) -> DataFrame:
     """`items` with `prior`, a double: log(d + .01) - .5 log((n + 1) / (life + 1)) + .25 log(share + .00001).
 
-    d: the item's clicks, where a click's weight halves with every `half_life_hours` before dt 00:00 UTC. n: all its clicks.
+    d: the item's clicks, where a click's weight halves with every `half_life_hours` before dt begins. n: all its clicks.
     life: hours since its first click, at most 1000. share: the share of the item's value of `feature` in the clicks of about
     the last four days (half-life 96 h).
 
     Args:
         clicks: encoded events before dt.
         items: the result of `newest_features`.
-        dt: the day.
+        end: the moment at which dt begins, µs since 1970.
         recency: the settings.
     """
-    hours = (F.lit(midnight(dt)) - F.unix_micros("event_ts")) / F.lit(3.6e9)
+    hours = (F.lit(end) - F.unix_micros("event_ts")) / F.lit(3.6e9)
 
     def decayed(half_life: float) -> Column:
         return F.sum(F.round(F.pow(F.lit(2.0), -hours / F.lit(half_life)) * _UNIT).cast("long"))

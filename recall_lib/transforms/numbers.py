@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,13 @@ def count_numbers(clicks: DataFrame, features: Features) -> dict[str, tuple[Floa
     """Of each numeric feature: its different numbers, ascending, how often each occurs, and how often it is unknown.
 
     Args:
-        clicks: training clicks, with `_n`: 1, or -1 for a click that is taken away again.
+        clicks: the result of vocab.training_counts.
     """
     counted = {}
     for number in features.numbers:
         value = F.format_string(f"%.{_DIGITS - 1}e", number.name).cast("double")
         rows = clicks.select(F.when(F.col(number.name).isNotNull(), value).alias("value"), "_n").groupBy("value")
-        table = rows.agg(F.sum("_n").alias("count")).where("count > 0").toPandas()
+        table = rows.agg(F.round(F.sum("_n")).cast("long").alias("count")).where("count > 0").toPandas()
         known = table[table["value"].notna()].sort_values("value")
         values, counts = known["value"].to_numpy(np.float64), known["count"].to_numpy(np.int64)
         counted[number.name] = values, counts, int(table["count"].sum() - counts.sum())
@@ -106,14 +105,15 @@ def _encoded(number: Number, grid: Float64s | None) -> Column:
 
 def encode_time(clicks: DataFrame, features: Features) -> DataFrame:
     """Adds `hour_index` and `weekday_index` (Monday first) of event_ts in UTC, where they are features."""
-    parts = {"hour": F.hour("event_ts"), "weekday": F.weekday("event_ts")}
+    return _with_time(clicks, F.col("event_ts"), features)
+
+
+def at_moment(clicks: DataFrame, moment: int, features: Features) -> DataFrame:
+    """The same clicks with the hour and weekday of a moment, µs since 1970: that at which the lists' day begins."""
+    return _with_time(clicks, F.timestamp_micros(F.lit(moment)), features)
+
+
+def _with_time(clicks: DataFrame, time: Column, features: Features) -> DataFrame:
+    parts = {"hour": F.hour(time), "weekday": F.weekday(time)}
     index = {f"{f.name}_index": F.coalesce(parts[f.name] + FIRST_INDEX, F.lit(UNKNOWN)) for f in features.time}
     return clicks.withColumns({name: column.cast("int") for name, column in index.items()}) if index else clicks
-
-
-def at_moment(clicks: DataFrame, dt: str, features: Features) -> DataFrame:
-    """The same clicks with the hour and weekday of the moment at which dt begins: that of the lists that are made for dt."""
-    moment = datetime.fromisoformat(dt)
-    parts = {"hour": moment.hour, "weekday": moment.weekday()}
-    index = {f"{f.name}_index": F.lit(parts[f.name] + FIRST_INDEX).cast("int") for f in features.time}
-    return clicks.withColumns(index) if index else clicks

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from recall_lib.transforms.holdout import click_order, midnight, not_before
+from recall_lib.config import Input
+from recall_lib.transforms.holdout import click_order, not_before
 
 ALL, RECENT = "all", "recent"
 # With ordering `position` clicks have no time. There each user's last clicks count as recent (SPEC 7).
 RECENT_CLICKS = 10
 
 
-def recent_clicks(clicks: DataFrame, dt: str, ordering: str, hours: float) -> DataFrame:
-    """The clicks of the last `hours` before dt 00:00 UTC; with ordering `position` each user's last 10.
+def recent_clicks(clicks: DataFrame, dt: str, settings: Input, hours: float) -> DataFrame:
+    """The clicks of the last `hours` before dt begins; with ordering `position` each user's last 10.
 
     Args:
         clicks: clicks before dt; with ordering `position` also with `tie`.
     """
-    if ordering == "position":
+    if settings.ordering == "position":
         newest = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
         return clicks.withColumn("_nth", newest).where(F.col("_nth") <= RECENT_CLICKS).drop("_nth")
-    return not_before(clicks, midnight(dt) - round(hours * 3_600_000_000))
+    return not_before(clicks, settings.day_begins(dt) - round(hours * 3_600_000_000))
 
 
 def count_items(clicks: DataFrame, items: DataFrame) -> DataFrame:

@@ -26,10 +26,10 @@ def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
     Args:
         clicks: encoded events with `tie`.
         marks: further columns of `clicks` that the caller needs: `validates` for `split_samples`, `is_target` for
-            `samples_of_day`, `example_age` where the log brings it.
+            `samples_of_day`, `example_age` where the log brings it, `position` where it orders clicks of one time.
     """
     names = [f"{f.name}_index" for f in (*features.target_ids, *features.token_ids)]
-    names += [f"{n.name}_value" for n in (*features.target_numbers, *features.token_numbers)]
+    names += [f"{n.name}_value" for n in (*features.target_numbers, *features.token_numbers)] + ["weight"] * features.weighted
     tie = ["tie"] if names or "example_age" in marks else []  # otherwise clicks of one time and item are equal in all columns
     return clicks.select(
         "user_id",

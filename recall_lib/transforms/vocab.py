@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
-from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
+from recall_lib.samples.ids import FIRST_INDEX, IMPRESSIONS, ITEM_ID, UNKNOWN
 from recall_lib.transforms.numbers import encode_numbers, encode_time
 
 
@@ -24,19 +24,17 @@ class FeatureSize:
     unknown_count: int = 0
 
 
-def count_values(events: DataFrame, held_out: DataFrame, features: Features, activity: DataFrame | None = None) -> DataFrame:
+def count_values(clicks: DataFrame, features: Features, activity: DataFrame | None = None) -> DataFrame:
     """Training counts: rows (feature, value, count); value null counts the values that are unknown in the log itself.
 
     Items, item features and user_id count once per click, other user features once per user (as in P). An item that only
     held-out clicks have is counted 0 if item_id.min_count is 1, so that it keeps an id.
 
     Args:
-        events: all clicks, held-out ones included.
-        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        clicks: the result of `training_counts`.
         features: the features to count.
         activity: the events of further sequences, whose tokens are all counted.
     """
-    clicks = with_held_out(events, held_out)
     # One frame per feature: each reads only its own column, and counts before it shuffles.
     counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
     for feature in (*features.user, *features.item):
@@ -49,20 +47,28 @@ def count_values(events: DataFrame, held_out: DataFrame, features: Features, act
         value = F.explode(_known_list(feature.name)) if feature.multi else F.col(feature.name)
         counted.append(_count(rows, feature.name, value))
     if activity is not None:
-        tokens = activity.select("sequence", F.explode("values").alias("value")).groupBy("sequence", "value")
+        own = activity.where(F.col("sequence").isin([sequence.name for sequence in features.sequences]))
+        tokens = own.select("sequence", F.explode("values").alias("value")).groupBy("sequence", "value")
         counted.append(tokens.agg(F.count(F.lit(1)).alias("count")).withColumnRenamed("sequence", "feature"))
     values = reduce(DataFrame.unionByName, counted)
     may_be_unseen = (F.col("feature") == ITEM_ID) & F.lit(features.item_id.min_count == 1)
     return values.where((F.col("count") > 0) | may_be_unseen)
 
 
-def with_held_out(events: DataFrame, held_out: DataFrame) -> DataFrame:
-    """The events with `_n` 1, and those that are held out again with `_n` -1: sums of `_n` count the training clicks."""
-    return events.withColumn("_n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("_n")))
+def training_counts(events: DataFrame, held_out: DataFrame, *, weigh: bool = False) -> DataFrame:
+    """The clicks with `_n`, whose sums count the training clicks.
+
+    Args:
+        events: all clicks, held-out ones included.
+        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        weigh: count each click by its weight.
+    """
+    one = F.col("weight").cast("decimal(18,6)") if weigh else F.lit(1)
+    return events.withColumn("_n", one).unionByName(held_out.select(*events.columns, (-one).alias("_n")))
 
 
 def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
-    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.sum("_n").cast("long").alias("count"))
+    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.round(F.sum("_n")).cast("long").alias("count"))
     return values.select(F.lit(name).alias("feature"), "value", "count")
 
 
@@ -157,11 +163,12 @@ def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame
 
 
 def encode_activity(activity: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
-    """Adds `tokens`, the ids of `values`, in their order; events of other sequences than the features' are left out."""
-    names = [sequence.name for sequence in features.sequences]
-    activity = activity.where(F.col("sequence").isin(names))
-    ids = vocab.where(F.col("value").isNotNull()).select(
-        F.col("feature").alias("sequence"), F.col("value").alias("_value"), F.col("index").alias("_id")
+    """Adds `tokens`, the ids of `values`, in their order. Events of sequences that are no features are left out."""
+    vocab_of = {sequence.name: sequence.name for sequence in features.sequences} | {IMPRESSIONS: ITEM_ID}
+    activity = activity.where(F.col("sequence").isin(list(vocab_of)))
+    sequence_of = F.create_map(*(F.lit(part) for name, feature in vocab_of.items() for part in (feature, name)))
+    ids = vocab.where(F.col("feature").isin(list(vocab_of.values())) & F.col("value").isNotNull()).select(
+        sequence_of[F.col("feature")].alias("sequence"), F.col("value").alias("_value"), F.col("index").alias("_id")
     )
     lists = activity.select("sequence", "values").distinct()
     values = lists.select("*", F.posexplode("values").alias("_place", "_value")).join(ids, ["sequence", "_value"], "left")

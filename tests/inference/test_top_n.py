@@ -130,7 +130,7 @@ def test_what_the_lists_leave(prepared):
     def allowed_by(ids=(), **lists):
         write_list(ctx, "some.csv", ids)
         config = ctx.config.model_copy(update={"top_n": TopN(**lists)})
-        allowed, inputs = read_allowed_items(replace(ctx, config=config))
+        allowed, inputs, _ = read_allowed_items(replace(ctx, config=config))
         return {names[item] for item in np.flatnonzero(allowed)}, inputs
 
     kept, some = vocabulary().keys(), ["i3", "i4", "odd"]

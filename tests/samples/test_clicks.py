@@ -281,3 +281,11 @@ def test_distinct_items_are_ascending_and_known() -> None:
     assert isinstance(found, Ragged)
     assert found.values.tolist() == [3, 7, 2]
     assert found.offsets.tolist() == [0, 0, 2, 3, 3]
+
+
+def test_a_column_of_the_log_orders_clicks_of_one_time():
+    from recall_lib.samples.clicks import _click_order
+
+    table = pa.table({"order": [7, 7, 7, 5], "position": [3, 1, 2, 9], "item_id": ["a", "b", "c", "d"]})
+    assert _click_order(table, np.zeros(4, np.int64)).tolist() == [3, 1, 2, 0]
+    assert _click_order(table.drop_columns(["position"]), np.zeros(4, np.int64)).tolist() == [3, 0, 1, 2]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from recall_lib.config import Features
+from recall_lib.config import Features, Input
 from recall_lib.samples import build
 from recall_lib.samples.clicks import Users
 from recall_lib.transforms import holdout, samples
@@ -32,6 +32,13 @@ def frame(spark, clicks, partitions=3):
         for user, item, minute, position, city in clicks
     ]
     return spark.createDataFrame(rows, TYPES).repartition(partitions)
+
+
+def test_days_begin_where_the_config_says():
+    berlin = Input(timezone="Europe/Berlin", day_starts_at="04:00")
+    for source, moment in ((Input(), datetime(2024, 3, 30, tzinfo=UTC)), (berlin, datetime(2024, 3, 30, 3, tzinfo=UTC))):
+        assert holdout.first_moment("2024-04-01", 2, source) == int(moment.timestamp()) * 1_000_000
+    assert holdout.first_moment("2024-04-01", None, berlin) is None
 
 
 def splits_of(spark, clicks, protocol="last_click", seed=1, partitions=3):

@@ -11,9 +11,9 @@ from recall_lib.config import Feature, Features, Recency
 from recall_lib.store import schemas
 from recall_lib.transforms import items as transform
 
-DT = "2024-03-05"
 MIDNIGHT = datetime(2024, 3, 5, tzinfo=UTC)
 FEATURES = Features(item=(Feature(name="category"), Feature(name="tags", multi=True)))
+END = int(MIDNIGHT.timestamp()) * 1_000_000
 ITEMS = 9  # indexes; 1 is unknown
 
 
@@ -56,7 +56,7 @@ def test_the_prior_is_its_formula(frame, feature, half_life):
     for item, hours in clicks:
         late[item] = late.get(item, 0) + 0.5 ** (hours / half_life)
         of_late[item] = of_late.get(item, 0) + 0.5 ** (hours / 96)
-    table = transform.recency_prior(frame, transform.newest_features(frame, FEATURES), DT, recency)
+    table = transform.recency_prior(frame, transform.newest_features(frame, FEATURES), END, recency)
     rows = schemas.enforce(table, schemas.items(FEATURES), "items").collect()
     assert {row["item_index"] for row in rows} == set(late)
     for row in rows:
@@ -72,7 +72,7 @@ def test_the_prior_is_its_formula(frame, feature, half_life):
 def test_the_prior_does_not_depend_on_partitions(frame):
     recency = Recency(feature="category")
     found = [
-        sorted(transform.recency_prior(cut, transform.newest_features(cut, FEATURES), DT, recency).collect())
+        sorted(transform.recency_prior(cut, transform.newest_features(cut, FEATURES), END, recency).collect())
         for cut in (frame, frame.repartition(1), frame.repartition(13, "tie"))
     ]
     assert found[0] == found[1] == found[2]

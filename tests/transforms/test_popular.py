@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recall_lib.config import Features
+from recall_lib.config import Features, Input
 from recall_lib.store import schemas
 from recall_lib.transforms import popular as transform
 from recall_lib.transforms.holdout import tie_breaker
@@ -39,7 +39,7 @@ def test_hottest_overall_and_of_late(spark, ordering):
     else:
         own = {user: sorted((clock, item.encode(), item) for u, item, clock in clicks if u == user) for user, *_ in clicks}
         late = [item for clicked in own.values() for *_, item in clicked[-10:]]
-    recent = transform.recent_clicks(frame, DT, ordering, 1.0)
+    recent = transform.recent_clicks(frame, DT, Input(ordering=ordering), 1.0)
     for window, log, expected in (
         (transform.ALL, frame, [item for _, item, _ in clicks]),
         (transform.RECENT, recent, late),
@@ -51,3 +51,12 @@ def test_hottest_overall_and_of_late(spark, ordering):
         assert [(row["item_id"], row["count"]) for row in found] == best
         assert [(row["window"], row["rank"]) for row in found] == [(window, rank) for rank in range(1, len(found) + 1)]
     assert any(item == "unknown" for item in late)
+
+
+def test_the_last_hours_end_where_dt_begins(spark):
+    settings = Input(timezone="Asia/Tokyo", day_starts_at="06:00")
+    begins = datetime(2024, 3, 4, 21, tzinfo=UTC)  # 06:00 of 5 March in Tokyo
+    frame = spark.createDataFrame(
+        [("u", begins - timedelta(minutes=m)) for m in (1, 59, 61)], "user_id string, event_ts timestamp"
+    )
+    assert transform.recent_clicks(frame, DT, settings, 1.0).count() == 2
