@@ -52,7 +52,8 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     """Every sample of a split: {user_id, history, target, example_age, negatives, features} and, with weights, weight.
 
     Ids are raw; the start token and unknowns are null. The history is in `samples.order`. A user feature is a value; an
-    item feature is the list of the history's values, end to end in the history's order. A hashed value is its bucket. A
+    item feature is the list of the history's values, end to end in the history's order. A hashed value and a number in
+    buckets are their bucket. A
     sequence is the list of its tokens, oldest first. A number is what the model reads: its place among the percentiles.
 
     Raises:
@@ -61,6 +62,8 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     tables = Tables(config)
     found = tables.require_settings("samples", dt, split=split)
     values = _values_by_index(tables.get("vocab", dt))
+    for number in config.features.numbers:
+        values.pop(number.name, None)  # its percentiles
     for name in found.files:
         for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
             segments = Segments.from_arrow(batch, config.features, config.samples)
