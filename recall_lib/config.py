@@ -132,6 +132,10 @@ class Input(Section):
     day_starts_at: str = Field("00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # when a day `dt` begins in this zone
     columns: Columns = Columns()
     item_columns: ItemColumns = ItemColumns()
+    # A day is complete once the log holds a tenth of a usual day's clicks in this many days after it. What is later says
+    # nothing: clocks may be wrong.
+    slack_days: int = Field(7, ge=1)
+    late_days: int = Field(0, ge=0)  # so many stored days before dt are read again if they have more clicks in the log by now
     # Share of the rows (lines) of the days that are read. With more rejects the job fails: then the mapping is probably wrong.
     max_reject_share: float = Field(0.5, ge=0, le=1)
 

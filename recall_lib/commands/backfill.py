@@ -10,6 +10,8 @@ command again. It continues with the days that are left.
   failed   only days that failed
   stale    the days of `missing`, and days whose inputs or settings have changed since
   all      every day
+With `stale` and `all`, all stored days of events that `recall status` calls late or stale are read
+again first, in one pass over the log, whether they are in the range or not.
 
 Each day's output is in <root>/_backfill/dt=<day>.log. The exit code is 0 if all days are published,
 75 if only the locks of other runs prevented this, and otherwise that of the first failure.
@@ -34,9 +36,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recall_lib.commands.status import FAILED, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate
+from recall_lib.commands.status import FAILED, LATE, MISSING, PUBLISHED, STALE, Day, Days, Table, failure_file, hit_rate
 from recall_lib.config import Config, load_config, parse_day
 from recall_lib.day.job import context, run_alone
+from recall_lib.day.log_days import spans
 from recall_lib.process import children, messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import Busy, RecallError, UsageError
@@ -47,8 +50,8 @@ from recall_lib.store.tables import Tables
 TAKEN_UP = {
     "missing": {MISSING, FAILED},
     "failed": {FAILED},
-    "stale": {MISSING, FAILED, STALE},
-    "all": {MISSING, FAILED, STALE, PUBLISHED},
+    "stale": {MISSING, FAILED, STALE, LATE},
+    "all": {MISSING, FAILED, STALE, LATE, PUBLISHED},
 }
 _POLL_S = 0.1
 _LAST_WORDS = 4096  # bytes of a log
@@ -88,6 +91,15 @@ class Asked:
         """The days as they are published at this moment."""
         now = Days(self.config)
         return {day: now.day(day, self.jobs) for day in days}
+
+    @property
+    def shares_events(self) -> bool:
+        """Whether its days ingest the same events."""
+        return self.config.input.ordering == "time" and (self.jobs is None or "events" in self.jobs)
+
+    def events_to_read_again(self) -> list[str]:
+        """The stored days of events that must be read again before any day is run."""
+        return list(Days(self.config).of_events()) if self.shares_events and STALE in TAKEN_UP[self.reprocess] else []
 
     def takes_up(self, day: Day) -> bool:
         """Whether a day in this state is to be run."""
@@ -162,9 +174,13 @@ def run(request: Asked, dry_run: bool = False) -> None:
     Raises:
         Incomplete: not all days are published at the end.
     """
-    before = request.states(request.days)
+    before, again = request.states(request.days), request.events_to_read_again()
     todo = [day for day in request.days if request.takes_up(before[day])]
     require_in_order(request, todo)
+    if again:
+        read_again(request, again, dry_run)
+        todo = [day for day, found in request.states(request.days).items() if request.takes_up(found)]
+        require_in_order(request, todo)
     if request.config.input.ordering == "position":
         snapshot = "input.ordering is position: each day takes a snapshot of the log as it is now, not as it was then"
         messages.say("backfill", snapshot)
@@ -180,6 +196,15 @@ def run(request: Asked, dry_run: bool = False) -> None:
     if not todo:
         messages.say("backfill", f"nothing to do: no day is {' or '.join(sorted(TAKEN_UP[request.reprocess]))}")
     require_published(after, attempts, TAKEN_UP[request.reprocess])
+
+
+def read_again(request: Asked, days: Sequence[str], dry_run: bool) -> None:
+    """Read stored days of events again, in one pass (Incomplete if that fails)."""
+    folder = log_folder(Tables(request.config))
+    verb = "would be" if dry_run else "are"
+    messages.say("backfill", f"events of {spans(days)} {verb} read again in one pass, output in {folder / 'events.log'}")
+    if not dry_run:
+        _ingest(request, days, folder)
 
 
 def require_in_order(request: Asked, todo: Sequence[str]) -> None:
@@ -212,7 +237,7 @@ def run_days(request: Asked, todo: Sequence[str]) -> dict[str, Attempt]:
     active: dict[str, Process] = {}
     attempts: dict[str, Attempt] = {}
     with _ended(active), tqdm(total=len(todo), unit="day", disable=not sys.stderr.isatty()) as bar:
-        if min(request.max_active, len(todo)) > 1 and _shares_events(request):
+        if min(request.max_active, len(todo)) > 1 and request.shares_events:
             _ingest(request, todo, log_folder(tables))
         while waiting or active:
             while waiting and len(active) < request.max_active:
@@ -242,10 +267,6 @@ def _ended(active: Mapping[str, Process]) -> Iterator[None]:
     finally:
         for process in active.values():
             process.end()
-
-
-def _shares_events(request: Asked) -> bool:
-    return request.config.input.ordering == "time" and (request.jobs is None or "events" in request.jobs)
 
 
 def _ingest(request: Asked, days: Sequence[str], folder: Path) -> None:
@@ -304,14 +325,14 @@ def summary(
 
 
 def require_published(after: Mapping[str, Day], attempts: Mapping[str, Attempt], taken_up: Collection[str]) -> None:
-    """Raise Incomplete, with the first failure's exit code, if a day is not published (a stale one is).
+    """Raise Incomplete, with the first failure's exit code, if a day is not published (a stale or late one is).
 
     Args:
         after: every day, as it is now.
         taken_up: the states that were asked to be run: a locked day in one of them is still to be done.
     """
     locked = {day for day, attempt in attempts.items() if attempt.code == Busy.exit_code and after[day].state in taken_up}
-    lacking = [day for day, found in after.items() if day in locked or found.state not in (PUBLISHED, STALE)]
+    lacking = [day for day, found in after.items() if day in locked or found.state not in (PUBLISHED, STALE, LATE)]
     failures = [attempt.code for attempt in attempts.values() if _failed(attempt)]
     if lacking or failures:
         code = failures[0] if failures else Busy.exit_code if locked == set(lacking) else Incomplete.exit_code

@@ -15,10 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recall_lib.config import Config
 from recall_lib.day.job import context
@@ -27,6 +25,7 @@ from recall_lib.samples.build import SPLITS, TRAIN
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, PADDING
 from recall_lib.samples.ragged import Ragged
 from recall_lib.samples.windows import Segments, Windows
+from recall_lib.store.filesystems import read_batches, read_parquet
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 
@@ -65,7 +64,7 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     for number in config.features.numbers:
         values.pop(number.name, None)  # its percentiles
     for name in found.files:
-        for batch in pq.ParquetFile(fsspec.open(name, "rb").open()).iter_batches(batch_size=_CHUNK):
+        for batch in read_batches(name, _CHUNK):
             segments = Segments.from_arrow(batch, config.features, config.samples)
             users = batch.column("user_id").to_pylist()
             for start in range(0, len(segments), _CHUNK):
@@ -77,7 +76,7 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
 
 def _values_by_index(vocab: Publication) -> dict[str, list[str | None]]:
     """The raw value of every id, per feature; hashed features are absent."""
-    table = pa.concat_tables([pq.read_table(fsspec.open(name, "rb").open()) for name in vocab.files]).to_pandas()
+    table = pa.concat_tables([read_parquet(name) for name in vocab.files]).to_pandas()
     values: dict[str, list[str | None]] = {}
     for feature, rows in table[table["value"].notna()].groupby("feature"):
         by_index: list[str | None] = [None] * (int(rows["index"].max()) + 1)

@@ -33,6 +33,7 @@ from recall_lib.process.errors import UsageError
 from recall_lib.spark.session import start
 from recall_lib.store import datasets, locks
 from recall_lib.store.datasets import Dataset
+from recall_lib.store.filesystems import open_parquet
 from recall_lib.store.publication import Publication
 from recall_lib.store.tables import Tables
 
@@ -108,10 +109,9 @@ def _forget_in(tables: Tables, publication: Publication, user_column: str, user:
 
 def _groups(tables: Tables, folder: str, name: str, column: str) -> Iterator[pa.Table]:
     """The row groups of a file; none if it lacks the column."""
-    with tables.fs.open(f"{folder}/{name}", "rb") as source:
-        file = pq.ParquetFile(source)
+    with open_parquet(tables.uri(f"{folder}/{name}")) as file:
         for group in range(file.num_row_groups if column in file.schema_arrow.names else 0):
-            yield file.read_row_group(group)
+            yield file.read_row_group(group, use_threads=False)
 
 
 def _rewrite(tables: Tables, source: str, target: str, user_column: str, user: str) -> None:

@@ -18,11 +18,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recall_lib.config import Features, Samples
 from recall_lib.day.job import context
@@ -37,6 +35,7 @@ from recall_lib.samples.ids import PADDING, UNKNOWN
 from recall_lib.samples.ragged import Ragged
 from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.arrays import read_item_features
+from recall_lib.store.filesystems import open_parquet, read_parquet
 from recall_lib.store.serving import items_of_vocab, serving
 from recall_lib.store.tables import Tables
 from recall_lib.transforms.popular import ALL
@@ -84,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def list_of_user(tables: Tables, dt: str, user_id: str, n: int) -> Answer:
     """The first n items of top_n/dt; the most clicked ones for a user who is not in it."""
     for name in tables.get("top_n", dt).files:
-        with fsspec.open(name, "rb") as file:
-            parquet = pq.ParquetFile(file)
+        with open_parquet(name) as parquet:
             for group in range(parquet.num_row_groups):
-                place = pc.index(parquet.read_row_group(group, ["user_id"]).column(0), user_id).as_py()
+                users = parquet.read_row_group(group, ["user_id"], use_threads=False)
+                place = pc.index(users.column(0), user_id).as_py()
                 if place < 0:
                     continue
-                for rows in parquet.iter_batches(_ROWS, [group], ["items", "source"]):
+                for rows in parquet.iter_batches(_ROWS, [group], ["items", "source"], use_threads=False):
                     if place < rows.num_rows:
                         (row,) = rows.slice(place, 1).to_pylist()
                         return row["source"], row["items"][:n]
@@ -176,12 +175,9 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
 
 def most_clicked(tables: Tables, dt: str, n: int) -> Answer:
     """The first n items of popular/dt, window `all`."""
-    wanted = [("window", "=", ALL), ("rank", "<=", n)]
-    parts = []
-    for name in tables.get("popular", dt).files:
-        with fsspec.open(name, "rb") as file:
-            parts.append(pq.read_table(file, filters=wanted))
-    rows = pa.concat_tables(parts).sort_by("rank").to_pylist()
+    table = pa.concat_tables([read_parquet(name) for name in tables.get("popular", dt).files])
+    wanted = pc.and_(pc.equal(table["window"], ALL), pc.less_equal(table["rank"], n))
+    rows = table.filter(wanted).sort_by("rank").to_pylist()
     return POPULAR, [{"item_id": row["item_id"], "score": row["count"]} for row in rows]
 
 

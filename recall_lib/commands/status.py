@@ -9,6 +9,10 @@ The state of a day:
   failed     the last backfill of the day ended with an error
   missing    a table is not there
 
+Days of events that are to be read again are listed first:
+  late       the log has more clicks of the day than when it was stored
+  stale      the day was read with other settings, such as other columns
+
 With --dt it lists the tables of that day with their inputs. It starts no Spark session and reads
 only manifests and metrics.
 """
@@ -23,6 +27,7 @@ from types import MappingProxyType
 from typing import Any
 
 from recall_lib.config import Config, load_config, parse_day
+from recall_lib.day import log_days
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.store import datasets, locks
@@ -30,7 +35,7 @@ from recall_lib.store.datasets import DATASETS
 from recall_lib.store.digests import EMPTY_DIGEST
 from recall_lib.store.tables import Tables
 
-PUBLISHED, STALE, FAILED, MISSING = "published", "stale", "failed", "missing"
+PUBLISHED, STALE, LATE, FAILED, MISSING = "published", "stale", "late", "failed", "missing"
 _EVENTS = "events/dt="
 _FAILED = ".failed.json"
 
@@ -59,12 +64,21 @@ class Days:
     """The days of a root, as they are published at the moment this is made."""
 
     def __init__(self, config: Config) -> None:
-        """Reads the events' manifests."""
+        """Reads the events' manifests, and what the last ingestion knew of the log."""
         self.tables, self.config = Tables(config), config
         found = {day: manifest for day in self.tables.days("events") if (manifest := self._manifest("events", day))}
         self.events = {day: manifest["digest"] for day, manifest in found.items()}
-        other = {day: self._other_settings("events", manifest) for day, manifest in found.items()}
-        self.events_with_other_settings = {day: settings for day, settings in other.items() if settings}
+        self.events_with_other_settings = log_days.with_other_settings(found, config)
+        self.late = log_days.grown(self.tables)
+
+    def of_events(self) -> dict[str, tuple[str, str]]:
+        """{day: (state, why)} of the stored days of events that are to be read again: other settings, or late clicks."""
+        found = {
+            day: (LATE, f"{then} clicks when it was stored, {now} in the log now") for day, (then, now) in self.late.items()
+        }
+        for day, settings in self.events_with_other_settings.items():
+            found[day] = STALE, f"made with other settings: {', '.join(settings)}"
+        return dict(sorted(found.items()))
 
     def known(self) -> list[str]:
         """The days that anything is published for but clicks, or whose backfill failed; ascending."""
@@ -87,8 +101,10 @@ class Days:
         required = [name for job in needed for name in by_job[job]]
         others = self.others(manifests, dt)
         state, why = state_of(required, manifests, self.events, dt, failure, ordered, others)
-        if state in (PUBLISHED, STALE) and (settings := self._made_with(required, manifests)):
-            state, why = STALE, "; ".join(filter(None, (why, *settings)))
+        if state in (PUBLISHED, STALE) and (said := self._made_with(required, manifests)):
+            state, why = STALE, "; ".join(filter(None, (why, *said)))
+        if state == PUBLISHED and "events" in required and dt in self.late:
+            state, why = self.of_events()[dt]
         return Day(manifests, failure, state, why)
 
     def _made_with(self, required: Sequence[str], manifests: Manifests) -> list[str]:
@@ -212,7 +228,16 @@ def overview(days: Days) -> list[str | Table]:
     others = [f"{name} is held by {owner}" for name, owner in running.items() if not name.startswith("dt=")]
     if latest := days.tables.latest("models"):
         others.append(f"latest model: {latest['dt']}")
-    return [clicks, rows if known else "no day is published", *others]
+    return [clicks, *events_to_read_again(days), rows if known else "no day is published", *others]
+
+
+def events_to_read_again(days: Days) -> list[str | Table]:
+    """The stored days of events that are late or were read with other settings, and the command that reads them again."""
+    found = days.of_events()
+    if not found:
+        return []
+    rows: Table = [("events", "state", "note"), *((day, state, why) for day, (state, why) in found.items())]
+    return [rows, "`recall backfill --reprocess stale --start D --end D+1` reads these days of events again, in one pass"]
 
 
 def facts(tables: Tables, dt: str, manifests: Manifests) -> tuple[str, str, str, str]:

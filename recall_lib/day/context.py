@@ -55,16 +55,19 @@ class Context:
         With ordering `time`: all published days before dt. With ordering `position`: the snapshot stored under dt.
 
         Raises:
-            DataRefused: no such day is published.
+            DataRefused: no such day is published, or one was read with other settings than the config has now.
         """
+        from recall_lib.day.log_days import require_same_settings
+
         if self.config.input.ordering == "position":
-            return [self.tables.get("events", self.dt)]
+            return [self.tables.require_settings("events", self.dt)]
         days = [self.tables.get("events", day) for day in self.tables.days("events") if day < self.dt]
         if not days:
             raise DataRefused(
                 f"no events before {self.dt} are published: run `recall pipeline --dt {self.dt}`; if the log begins with "
                 "that day, choose a later --dt"
             )
+        require_same_settings(self.tables, {day.dt: day.manifest for day in days}, self.dt)
         return days
 
     def history(self) -> tuple[DataFrame, dict[str, str]]:

@@ -140,7 +140,7 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     The counts: `users_new` have no click before dt; `users_repeat` click first on an item that they clicked before.
     """
     events, inputs = ctx.history()
-    of_day = ctx.tables.get("events", ctx.dt)
+    of_day = ctx.tables.require_settings("events", ctx.dt)
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
@@ -213,7 +213,7 @@ def read_test(ctx: Context) -> tuple[DataFrame, dict[str, Any], dict[str, str]]:
     if protocol == "day" and ctx.config.top_n.filter_seen:
         # By raw ids: a repeated item may be missing from the vocabulary, and then it is not in `seen`.
         events, _ = ctx.history()
-        firsts = _first_clicks(tables.get("events", ctx.dt).read(schemas.events(features)))
+        firsts = _first_clicks(tables.require_settings("events", ctx.dt).read(schemas.events(features)))
         test = test.join(repeated_users(firsts, events), "user_id", "left_anti")
         head["users_repeat"] = facts["users_repeat"]
     return test, head, made_from
@@ -225,14 +225,14 @@ def baseline_clicks(ctx: Context) -> DataFrame:
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
 
 
-def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
-    """The days whose clicks, or the settings they were read with, differ from what is published.
+def changed_days(ctx: Context, dataset: str, schema: StructType, frame: DataFrame, days: list[str]) -> list[str]:
+    """The days whose rows, or the settings they were read with, differ from what is published.
 
     The other days are not published again: even equal files would replace those that jobs of later days are reading.
     """
-    before = {day: old for day in days if (old := ctx.tables.look("events", day))}
-    same = [day for day, old in before.items() if not other_settings("events", old.manifest["config"], ctx.config)]
-    columns = [*schemas.events(ctx.config.features).names, "dt"]
-    now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
+    before = {day: old for day in days if (old := ctx.tables.look(dataset, day))}
+    same = [day for day, old in before.items() if not other_settings(dataset, old.manifest["config"], ctx.config)]
+    columns = [*schema.names, "dt"]
+    now = content_digests(frame.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
     kept = {day for day in same if before[day].digest == now.get(day, (0, EMPTY_DIGEST))[1]}
     return [day for day in days if day not in kept]

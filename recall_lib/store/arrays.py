@@ -8,11 +8,10 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID
 from recall_lib.samples.ragged import Float32s, Float64s, Ints, Ragged
+from recall_lib.store.filesystems import read_parquet
 
 
 @cache
@@ -24,9 +23,7 @@ def item_counts(files: tuple[str, ...]) -> Ints:
     """
     indexes, counts = [], []
     for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file, columns=["feature", "index", "count"])
+        table = read_parquet(name, ["feature", "index", "count"])
         table = table.filter(pc.equal(table.column("feature"), ITEM_ID))
         indexes.append(table.column("index").to_numpy())
         counts.append(table.column("count").to_numpy())
@@ -46,10 +43,9 @@ def read_values(files: Sequence[str], feature: str) -> pa.Table:
     """
     parts = []
     for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            of_feature = [("feature", "==", feature), ("index", ">=", FIRST_INDEX)]
-            parts.append(pq.read_table(file, columns=["index", "value"], filters=of_feature))
+        table = read_parquet(name, ["feature", "index", "value"])
+        known = pc.and_(pc.equal(table["feature"], feature), pc.greater_equal(table["index"], FIRST_INDEX))
+        parts.append(table.filter(known).select(["index", "value"]))
     return pa.concat_tables(parts).sort_by("index")
 
 
@@ -127,9 +123,5 @@ def read_priors(files: Sequence[str], items: int) -> Float64s:
 
 
 def _read(files: Sequence[str], columns: list[str]) -> pa.Table:
-    parts = []
-    for name in files:
-        fs, path = url_to_fs(name)
-        with fs.open(path, "rb") as file:
-            parts.append(pq.read_table(file, columns=columns))
+    parts = [read_parquet(name, columns) for name in files]
     return pa.concat_tables(parts).sort_by("item_index").combine_chunks()

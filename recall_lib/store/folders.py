@@ -116,6 +116,12 @@ class Folders:
         loaded: dict[str, Any] = json.loads(self.fs.cat_file(path))
         return loaded
 
+    def write_json(self, path: str, content: Mapping[str, Any]) -> None:
+        """Put a JSON object in a file, in place of the one that is there."""
+        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        self.fs.pipe_file(f"{path}.tmp", json.dumps(content).encode())
+        self.fs.mv(f"{path}.tmp", path)
+
     def link(self, source: str, target: str) -> None:
         """Give a file a second name: a hard link if the file system supports it, else a copy."""
         getattr(self.fs, "link", self.fs.cp_file)(source, target)

@@ -5,7 +5,6 @@ With `tables.database` each publication enters the catalog before its folder is 
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -142,5 +141,4 @@ class Tables(Folders):
             now = (self.latest(dataset) or {"dt": ""})["dt"]
             if now > dt and now != in_place_of:
                 return
-            self.fs.pipe_file(f"{path}.tmp", json.dumps({"dt": dt, **facts}).encode())
-            self.fs.mv(f"{path}.tmp", path)
+            self.write_json(path, {"dt": dt, **facts})

@@ -140,11 +140,12 @@ def _clicks_of_lines(judged: DataFrame, features: Features, nulls: list[str]) ->
     ).select(*schemas.events(features).names, "dt")
 
 
-def days_of(judged: DataFrame, ordering: str) -> list[str]:
-    """The days that have clicks, ascending; none with ordering `position`."""
+def clicks_of_days(judged: DataFrame, ordering: str) -> dict[str, int]:
+    """The clicks of each day that has any, duplicates included, days ascending; none with ordering `position`."""
     if ordering == "position":
-        return []
-    return sorted(row[0] for row in judged.where(F.col(FATE) == KEPT).select(DAY).distinct().collect())
+        return {}
+    counts = judged.where(F.col(FATE) == KEPT).groupBy(DAY).count().collect()
+    return dict(sorted((day, clicks) for day, clicks in counts))
 
 
 def assign_days(judged: DataFrame, ordering: str, dt: str, days: list[str]) -> DataFrame:
@@ -179,9 +180,17 @@ def rejects(judged: DataFrame) -> DataFrame:
     return rejected.select(F.col(SOURCE).alias("source"), F.col(FATE).alias("reason"), F.col(RAW).alias("raw"), "dt")
 
 
-def user_bucket(buckets: int = 64) -> Column:
-    """Spreads a day's users over files."""
-    return F.pmod(F.xxhash64("user_id"), F.lit(buckets))
+# Clicks that one file holds at ease.
+_FILE_CLICKS = 1 << 17
+_BUCKETS = 64
+
+
+def spread(clicks: DataFrame, partitions: int) -> DataFrame:
+    """The clicks in so many partitions, from which a day is written in one file, or in several if it is large."""
+    days = clicks.groupBy("dt").count().where(F.col("count") > _FILE_CLICKS)
+    large = [row[0] for row in days.collect()]
+    bucket = F.when(F.col("dt").isin(large), F.pmod(F.xxhash64("user_id"), F.lit(_BUCKETS))).otherwise(F.lit(0))
+    return clicks.repartition(partitions, "dt", bucket)
 
 
 def account(judged: DataFrame, clicks: DataFrame, settings: Input, features: Features) -> tuple[dict[str, int], list[str]]:

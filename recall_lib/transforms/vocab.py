@@ -154,11 +154,15 @@ def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame
             encoded = encoded.withColumn(
                 column, F.transform(_known_list(feature.name), each) if feature.multi else each(F.col(feature.name))
             )
-        elif feature.multi:
-            encoded = _encode_lists(encoded, vocab, feature.name)
-        else:
-            encoded = encoded.join(_lookup(vocab, feature.name, feature.name), feature.name, "left")
+        elif not feature.multi:
+            encoded = encoded.join(_lookup(vocab, feature.name), feature.name, "left")
             encoded = encoded.withColumn(column, F.coalesce(column, F.lit(UNKNOWN)))
+    # Lists of items and of users apart, so that few different combinations of lists occur.
+    for group in (features.user, features.item):
+        if lists := [feature.name for feature in group if feature.multi and not feature.buckets]:
+            encoded = encoded.join(_encode_lists(events, vocab, lists), lists, "left")
+            unknown = F.array(F.lit(UNKNOWN))  # of a row without a click, whose lists are null
+            encoded = encoded.withColumns({f"{name}_index": F.coalesce(f"{name}_index", unknown) for name in lists})
     return encode_time(encode_numbers(encoded, vocab, features), features)
 
 
@@ -179,21 +183,45 @@ def encode_activity(activity: DataFrame, vocab: DataFrame, features: Features) -
     return activity.join(tokens, ["sequence", "values"])
 
 
-def _lookup(vocab: DataFrame, feature: str, key: str) -> DataFrame:
+def _lookup(vocab: DataFrame, feature: str) -> DataFrame:
     values = vocab.where((F.col("feature") == feature) & F.col("value").isNotNull())
-    return values.select(F.col("value").alias(key), F.col("index").alias(f"{feature}_index"))
+    return values.select(F.col("value").alias(feature), F.col("index").alias(f"{feature}_index"))
 
 
-def _encode_lists(events: DataFrame, vocab: DataFrame, name: str) -> DataFrame:
-    """Each distinct list is encoded once and joined back, because many clicks have the same list."""
-    lists = events.select(name).distinct().withColumn("_list", _known_list(name))
-    values = lists.select(name, F.posexplode("_list").alias("_place", "_value"))
-    values = values.join(_lookup(vocab, name, "_value"), "_value", "left")
-    entry = F.struct("_place", F.coalesce(f"{name}_index", F.lit(UNKNOWN)).alias("index"))
-    encoded = values.groupBy(name).agg(
-        F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"]).alias(f"{name}_index")
-    )
-    return events.join(encoded, name, "left")
+def _encode_lists(events: DataFrame, vocab: DataFrame, names: list[str]) -> DataFrame:
+    """Each distinct combination of lists with `<name>_index`: clicks repeat few, as most lists belong to an item.
+
+    All lists go end to end through one explosion, one join and one grouping, so that the plan does not grow with their number.
+    """
+    known = {name: _known_list(name) for name in names}
+    pairs = F.concat(*(F.transform(values, partial(_named, name)) for name, values in known.items()))
+    sizes = F.array(*(F.size(values) for values in known.values()))
+    lists = events.select(*names).distinct().withColumn("_key", _key(names))
+    values = lists.select("_key", sizes.alias("_sizes"), F.posexplode(pairs).alias("_place", "_pair"))
+    table = vocab.where(F.col("feature").isin(names) & F.col("value").isNotNull()).select("feature", "value", "index")
+    values = values.select("_key", "_sizes", "_place", "_pair.*").join(table, ["feature", "value"], "left")
+    entry = F.struct("_place", F.coalesce("index", F.lit(UNKNOWN)).alias("index"))
+    ids = F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["index"])
+    encoded = lists.join(values.groupBy("_key", "_sizes").agg(ids.alias("_ids")), "_key")
+    own = [F.slice("_ids", _start(n), F.col("_sizes")[n]) for n in range(len(names))]
+    return encoded.select(*names, *(ids.alias(f"{name}_index") for name, ids in zip(names, own, strict=True)))
+
+
+def _start(n: int) -> Column:
+    """Where the nth list begins in _ids; a sum of columns would be nested so deep that Spark compiles it for minutes."""
+    return F.aggregate(F.slice("_sizes", 1, n), F.lit(1), lambda total, size: total + size)
+
+
+def _named(feature: str, value: Column) -> Column:
+    return F.struct(F.lit(feature).alias("feature"), value.alias("value"))
+
+
+def _key(names: list[str]) -> Column:
+    """128 bits of hash of the lists; xxhash64 skips nulls and ignores where a list ends, so these are hashed too."""
+    parts: list[Column] = []
+    for name in names:
+        parts += [F.col(name), F.coalesce(F.size(name), F.lit(-1)), F.transform(name, lambda value: value.isNull())]
+    return F.struct(*(F.xxhash64(F.lit(salt), *parts).alias(f"_{salt}") for salt in (1, 2)))
 
 
 def _known_list(name: str) -> Column:

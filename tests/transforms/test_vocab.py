@@ -184,6 +184,36 @@ def test_encoding_looks_values_up_and_keeps_every_row(spark):
     assert found == expected
 
 
+def wide(multi: int) -> Features:
+    return Features.model_validate({"item": [{"name": f"t{n}", "multi": True, "min_count": 1} for n in range(multi)]})
+
+
+def wide_events(spark, multi: int, clicks: int):
+    def lists(click: int):
+        return [[f"v{(click + n) % 5 + k}" for k in range((click * n) % 4)] for n in range(multi)]
+
+    rows = [("u", f"i{click % 9}", *lists(click)) for click in range(clicks)]
+    columns = ["user_id string", "item_id string", *(f"t{n} array<string>" for n in range(multi))]
+    return spark.createDataFrame(rows, ", ".join(columns))
+
+
+def test_forty_multi_valued_features(spark):
+    """Each by its own vocabulary, and a plan that grows by as much with each of them."""
+    ids = {(f"t{n}", f"v{v}"): 2 + (v + n) % 8 for n in range(40) for v in range(8) if (v + n) % 5}
+    table = [("item_id", n + 2, f"i{n}", 1) for n in range(9)] + [(name, id, value, 1) for (name, value), id in ids.items()]
+    vocabulary = spark.createDataFrame(table, VOCAB)
+    encoded = vocab.encode(wide_events(spark, 40, 60), vocabulary, wide(40)).collect()
+    assert len(encoded) == 60
+    for row in encoded:
+        for n in range(40):
+            assert row[f"t{n}_index"] == ([ids.get((f"t{n}", value), 1) for value in row[f"t{n}"]] or [1])
+    sizes = {}
+    for multi in (5, 10, 20):
+        plan = vocab.encode(wide_events(spark, multi, 1), vocabulary, wide(multi))._jdf.queryExecution().analyzed()
+        sizes[multi] = len(plan.toString().splitlines())
+    assert sizes[20] - sizes[10] == 2 * (sizes[10] - sizes[5])
+
+
 def test_buckets_hash_what_is_known(spark):
     features = Features.model_validate(
         {
