@@ -173,6 +173,8 @@ class Input(Section):
     def _parts_fit(self) -> Self:
         if self.format == "sessions" and self.ordering != "position":
             raise ValueError("session lines carry no timestamps: set input.ordering to position")
+        if self.format == "sessions" and self.header:
+            raise ValueError("session lines have no header: remove input.header")
         if self.time_format and "time_unit" in self.model_fields_set:
             raise ValueError("time_format replaces time_unit: set one of them")
         if self.events and self.columns.click and "click" in self.columns.model_fields_set:

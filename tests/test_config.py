@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from recall_lib.config import load_config, parse_day
@@ -54,6 +56,12 @@ def test_presets_have_the_published_numbers():
 def test_bad_settings_are_named(override, message):
     with pytest.raises(UsageError, match=message):
         load_config(str(ROOT / "conf" / "fun_rec.yaml"), [override])
+
+
+@pytest.mark.parametrize("character", "*?[]{}\\")
+def test_a_root_that_is_a_pattern_is_refused(character):
+    with pytest.raises(UsageError, match=r"paths\.root.*patterns"):
+        load_config(str(ROOT / "conf/demo.yaml"), [f"paths.root={json.dumps(f'/data/a{character}b')}"])
 
 
 def test_overrides_reach_new_sections(tmp_path):

@@ -20,6 +20,7 @@ from recall_lib.process.errors import DataRefused
 from recall_lib.store import schemas
 from recall_lib.store.tables import Tables
 from recall_lib.transforms.vocab import known_items
+from tests.conftest import SPARK
 from tests.oracle import Click, by_user, split_last_click
 
 DAYS = ["2024-03-03", "2024-03-04"]
@@ -35,42 +36,58 @@ def log() -> simulator.Log:
     return simulator.simulate(users=80, items=60, days=5)
 
 
+SECTIONS: dict[str, Any] = {
+    "input": {"items": "items.csv", "max_reject_share": 0.2},
+    "features": FEATURES | {"item": [{"name": "category", "min_count": 1, "dim": 8}]},
+    "samples": {"window_size": 5},
+    "model": {"tower": [8], "item_bias": True, "recency": {"feature": "category"}},
+    "training": TRAINING,
+    "top_n": {"n": 5},
+    "evaluation": {"protocol": "day"},
+}
+
+
 @pytest.fixture
 def config(make_config: Callable[..., Config], log: simulator.Log) -> Config:
-    made = make_config(
-        input={"items": "items.csv", "max_reject_share": 0.2},
-        features=FEATURES | {"item": [{"name": "category", "min_count": 1, "dim": 8}]},
-        samples={"window_size": 5},
-        model={"tower": [8], "item_bias": True, "recency": {"feature": "category"}},
-        training=TRAINING,
-        top_n={"n": 5},
-        evaluation={"protocol": "day"},
-    )
+    made = make_config(**SECTIONS)
     simulator.write_rows(log, Path(made.input.path))
     return made
+
+
+@pytest.fixture(scope="module")
+def ingested(spark: Any, log: simulator.Log, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the events up to DAYS[1]."""
+    folder = tmp_path_factory.mktemp("ingested")
+    simulator.write_rows(log, folder / "log")
+    places = {"input": SECTIONS["input"] | {"path": f"{folder}/log"}, "paths": {"root": f"{folder}/root"}, "spark": SPARK}
+    events.run(Context(Config.model_validate(SECTIONS | places), DAYS[1], "test"), backfill=True)
+    return folder / "root"
 
 
 def changed(config_file: Path, *overrides: str) -> Config:
     return load_config(str(config_file), overrides)
 
 
-def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[..., Context], log: simulator.Log) -> None:
+def test_a_chain_of_days(
+    config: Config, ingested: Path, tmp_path: Path, run_jobs: Callable[..., Context], log: simulator.Log
+) -> None:
     """The second day starts from the first, trains on the first's clicks alone, and does as well as from scratch."""
     # By last clicks, as then nearly every user validates.
     base = ["evaluation.protocol=last_click", "features.item_id.min_count=1", "model.recency=null"]
     config = changed(file := tmp_path / "config.yaml", *base)
+    daily_settings = [*base, "training.init=yesterday", "training.epochs=2"]
     tables = Tables(config)
-    events.run(Context(config, DAYS[1], "test"), backfill=True)
+    shutil.copytree(ingested, config.paths.root)
     run_jobs(config, DAYS[0], *LEARN)
     first = tables.get("models", DAYS[0]).manifest
     assert (first["init"], first["serving_dt"]) == ("scratch", DAYS[0])
     models = {}
-    for name, overrides in {
-        "untrained": ["training.max_steps=1", "training.learning_rate=1.0e-9"],
-        "scratch": [],
-        "yesterday": ["training.init=yesterday", "training.epochs=2"],
+    for name, settings in {
+        "untrained": [*base, "training.max_steps=1", "training.learning_rate=1.0e-9"],
+        "scratch": base,
+        "yesterday": daily_settings,
     }.items():
-        run_jobs(changed(file, *base, *overrides), DAYS[1], *(LEARN if name == "untrained" else LEARN[1:]))
+        run_jobs(changed(file, *settings), DAYS[1], *(LEARN if name == "untrained" else LEARN[1:]))
         models[name] = tables.get("models", DAYS[1]).manifest
     with pytest.raises(DataRefused, match="or yesterday_days: run `recall samples"):
         run_jobs(config, DAYS[1], "train")
@@ -83,10 +100,10 @@ def test_a_chain_of_days(config: Config, tmp_path: Path, run_jobs: Callable[...,
     hr = {name: model["validation"]["hr@10"] for name, model in models.items()}
     assert hr["yesterday"] > 1.2 * hr["untrained"], hr
     assert hr["yesterday"] > 0.9 * hr["scratch"], hr
-    config = changed(file, *base, *overrides)
-    assert Days(config).day(DAYS[1], LEARN).state == PUBLISHED
+    days = Days(changed(file, *daily_settings))
+    assert days.day(DAYS[1], LEARN).state == PUBLISHED
     run_jobs(changed(file, *base, "training.epochs=1"), DAYS[0], "train")
-    found = Days(config).day(DAYS[1], LEARN)
+    found = Days(days.config).day(DAYS[1], LEARN)
     assert (found.state, found.why) == (STALE, f"changed since: models/dt={DAYS[0]}")
 
 
@@ -99,11 +116,11 @@ def targets_of_the_last_day(log: simulator.Log) -> int:
 
 
 def test_a_day_whose_model_is_not_promoted(
-    config: Config, tmp_path: Path, run_jobs: Callable[..., Context], capsys: pytest.CaptureFixture[str]
+    config: Config, ingested: Path, tmp_path: Path, run_jobs: Callable[..., Context], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything of the day is made with the model, the vocabulary and the ids of the one before; users are the day's."""
     file = tmp_path / "config.yaml"
-    events.run(Context(config, DAYS[0], "test"), backfill=True)
+    shutil.copytree(ingested, config.paths.root)
     run_jobs(config, DAYS[0], "vocab", "items", "samples", "train", "vectors", "index", "popular", "top_n")
     worse = changed(file, "training.max_hr_drop=0.1", "training.epochs=1")
     measured(config, 1.0)
@@ -173,12 +190,12 @@ def assert_shown(file: Path, capsys: pytest.CaptureFixture[str], hr: float) -> N
 
 
 def test_the_last_clicks_are_scored_with_the_serving_days_vocabulary(
-    config: Config, tmp_path: Path, run_jobs: Callable[..., Context]
+    config: Config, ingested: Path, tmp_path: Path, run_jobs: Callable[..., Context]
 ) -> None:
     """With protocol `last_click` too, and the same as by the stored split where both days have the same vocabulary."""
     file = tmp_path / "config.yaml"
     plain = changed(file, "evaluation.protocol=last_click", "model.recency=null", "training.epochs=1")
-    events.run(Context(plain, DAYS[0], "test"), backfill=True)
+    shutil.copytree(ingested, plain.paths.root)
     ctx = run_jobs(plain, DAYS[0], *LEARN, *(job for job in INFER if job != "related"))
     folder, path = Path(ctx.tables.root), "models/dt={}/_manifest.json"
     for dataset in ("vocab", "models", "samples", "index"):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import jobs.events
 from recall_lib.config import Config
 from recall_lib.day.context import Context
 from recall_lib.samples.build import SPLITS, TRAIN, VALIDATION
 from recall_lib.store.folders import MANIFEST
-from tests.conftest import ROOT
+from tests.conftest import Cluster
 
 DT = "2024-01-03"
 FIRST_SECOND = 1_704_067_200  # 2024-01-01 00:00 UTC
@@ -176,12 +171,13 @@ def test_nothing_depends_on_how_it_is_computed(
     assert len(first["train files"]) > 1
 
 
-# Run as a script, whose functions Spark sends along: executors call this and not the module's own.
+# Its functions are those of a script, which Spark sends along: executors call this one and not the module's own.
 KILLED = """
     import os
     import sys
     from pathlib import Path
     from types import SimpleNamespace
+    from unittest import mock
 
     import psutil
     from pyspark import TaskContext
@@ -205,26 +201,19 @@ KILLED = """
                 executor.kill()
 
 
-    ctx = Context(load_config(config), dt)
-    samples.build = SimpleNamespace(split_samples=die_once)
-    jobs.samples.run(ctx)
-    ctx.spark.stop()
+    with mock.patch.object(samples, "build", SimpleNamespace(split_samples=die_once)):
+        jobs.samples.run(Context(load_config(config), dt))
 """
 
 
-def test_a_killed_executor_changes_nothing(make_config: Callable[..., Config], run_jobs: Any, tmp_path: Path) -> None:
+def test_a_killed_executor_changes_nothing(
+    make_config: Callable[..., Config], run_jobs: Any, cluster: Cluster, tmp_path: Path
+) -> None:
     config, header, lines = by_position(make_config, 3)
     write_log(Way(3), tmp_path / "log" / "clicks", header, lines)
     ctx = run_jobs(config, DT, "events", "vocab", "samples")
     undisturbed, before = contents(ctx), manifests(ctx)
-    settings = config.model_dump(mode="json")
-    # No time is lost on fetching from the dead.
-    conf = {"spark.shuffle.io.retryWait": "100ms", "spark.shuffle.io.maxRetries": "1"}
-    settings["spark"] |= {"master": "local-cluster[2,1,1024]", "conf": conf}
-    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "cluster.yaml"), DT, str(tmp_path / "killed")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    cluster.run(KILLED, str(tmp_path / "config.yaml"), DT, str(tmp_path / "killed"))
     assert not Path("/proc", (tmp_path / "killed").read_text()).exists()
     assert contents(ctx) == undisturbed
     after = manifests(ctx)

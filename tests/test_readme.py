@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recall_lib.commands.cli import JOBS
+from recall_lib.commands.cli import JOBS, TOOLS
 from recall_lib.config import Config, Features
 from recall_lib.process.errors import EXIT_CODES
 from recall_lib.store import schemas
 from recall_lib.store.datasets import DATASETS, EVERYTHING, name_of
+from tests.commands.test_help import help_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +48,22 @@ def test_every_job_names_what_it_reads_and_writes():
         assert f"`{name}`" in writes
         if row.inputs != EVERYTHING and row.job_of(part) == row.job:
             assert set(row.inputs) <= set(re.findall(r"\w+", reads)), row.name
+
+
+@pytest.mark.parametrize("text", ["README.md", "deploy/RUNBOOK.md"])
+def test_commands_and_their_options_exist(text):
+    """In code, `recall COMMAND --option`; what the help of a command lacks, the command refuses."""
+    code = re.findall(r"`(recall [^`<]+)`|^    (?:\S+ )*(recall .+)$", (ROOT / text).read_text(encoding="utf-8"), re.MULTILINE)
+    commands = [re.split(r" [|#] ", quoted or indented)[0].split() for quoted, indented in code]
+    assert len(commands) > 5
+    for _, command, *words in commands:
+        assert command in (*JOBS, *TOOLS), command
+        options = {option for word in words for option in re.findall(r"^\[?(--[\w-]+)", word)}
+        assert options <= set(re.findall(r"--[\w-]+", help_of(command))), command
+
+
+def test_every_tool_is_named():
+    assert [tool for tool in TOOLS if f"recall {tool}" not in README] == []
 
 
 @pytest.mark.parametrize("text", ["README.md", "deploy/RUNBOOK.md"])

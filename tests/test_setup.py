@@ -286,9 +286,3 @@ def test_java_of_the_machine_is_used_where_spark_runs_on_it(tmp_path, monkeypatc
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setattr("pyspark.__version__", spark)
     assert java_fits() == fits
-
-
-def test_help_lists_every_target():
-    targets = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split())
-    said = subprocess.check_output(["make", "-s", "-C", str(ROOT), "help"], text=True)
-    assert {line.split()[1] for line in said.splitlines() if line.startswith("make ")} == targets

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 _SEPARATORS = (b",", b"\t", b";", b"|", b"::")
 _ROWS = 50  # that are looked at
@@ -45,11 +46,11 @@ class Dialect:
         if not self.quote or self.quote not in line:
             return line.split(self.sep)
         found: list[bytes] = []
-        quoted, at = self._quoted(), 0
+        at = 0
         while True:
             value = b""
             if line.startswith(self.quote, at):
-                match = quoted.match(line, at)
+                match = self._quoted.match(line, at)
                 if not match:
                     return None
                 value, at = self._unescaped(match[1]), match.end()
@@ -59,6 +60,7 @@ class Dialect:
             found.append(value + line[at:end])
             at = end + len(self.sep)
 
+    @cached_property
     def _quoted(self) -> re.Pattern[bytes]:
         quote, escape = re.escape(self.quote), re.escape(self.escape)
         inside = rb"(?:[^%b]|%b%b)*" % (quote, quote, quote)

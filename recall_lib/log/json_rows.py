@@ -19,12 +19,12 @@ _LONGEST_ROW = 64 << 20
 
 
 class Number(str):
-    """A number as the file writes it."""
+    """A number as the file writes it, if it has a fraction or an exponent."""
 
     __slots__ = ()
 
 
-_DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=Number)
+_DECODER = json.JSONDecoder(parse_float=Number, parse_constant=Number)
 
 
 def read(chunks: Iterable[bytes], many_lines: bool, wanted: Sequence[str]) -> Iterator[Batch]:
@@ -48,26 +48,33 @@ def sniff(sample: bytes) -> tuple[tuple[str, ...], bool]:
         DataRefused: there are lines, and none holds JSON.
     """
     lines = sample.removeprefix(codecs.BOM_UTF8).splitlines()
-    found = [rows for line in lines if line.strip() and (rows := _rows(line.decode("utf-8", "replace"))) is not None]
+    found = [value for line in lines if (value := _value(line.decode("utf-8", "replace"))) is not None]
     starts = sample.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     first = next((line for line in lines if line.strip()), b"")
-    many = (starts == b"[" and _rows(first.decode("utf-8", "replace")) is None) or (starts == b"{" and not found)
+    many = (starts == b"[" and _value(first.decode("utf-8", "replace")) is None) or (starts == b"{" and not found)
     if many:
-        found = [[row] for row, _ in _Scanner().scan(sample.decode("utf-8", "replace"))]
+        found = [row for row, _ in _Scanner().scan(sample.decode("utf-8", "replace"))]
     if first and not found:
         raise DataRefused("its first lines hold no JSON object")
-    return tuple(dict.fromkeys(key for rows in found for row in rows if isinstance(row, dict) for key in row)), many
+    return tuple(
+        dict.fromkeys(
+            key
+            for value in found
+            for row in (value if isinstance(value, list) else [value])
+            if isinstance(row, dict)
+            for key in row
+        )
+    ), many
 
 
-def _rows(line: str) -> list[Any] | None:
-    """The rows of a line; None: it is no JSON object or array."""
+def _value(line: str) -> Any:
+    """The object or array of a line; None: it is neither."""
+    line = line.strip()
     try:
-        value = _DECODER.decode(line)
+        value, end = _DECODER.raw_decode(line)
     except (ValueError, RecursionError):
         return None
-    if isinstance(value, dict):
-        return [value]
-    return value if isinstance(value, list) else None
+    return value if end == len(line) and isinstance(value, dict | list) else None
 
 
 def _by_line(chunks: Iterable[bytes], wanted: Sequence[str]) -> Iterator[Batch]:
@@ -86,28 +93,26 @@ def _by_line(chunks: Iterable[bytes], wanted: Sequence[str]) -> Iterator[Batch]:
 
 def _of_lines(block: bytes, wanted: Sequence[str]) -> Batch:
     lines: list[str] = []
-    rows: list[list[Any]] = []
+    rows: list[dict[str, Any]] = []
     others: list[tuple[str, str]] = []
-    for line in block.decode("utf-8", "surrogateescape").split("\n"):
-        found = _rows(line)
-        if found and all(isinstance(row, dict) for row in found):
-            for row in found:
-                get = row.get
-                rows.append([get(name) for name in wanted])
-                lines.append(line)
-        elif found == [] or not line.strip():
+    for line in block.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"):
+        value = _value(line)
+        if isinstance(value, dict):
+            rows.append(value)
+            lines.append(line)
+        elif value and all(isinstance(row, dict) for row in value):
+            rows += value
+            lines += [line] * len(value)
+        elif value == [] or not line.strip():
             others.append((BLANK, ""))
         else:
             others.append((MALFORMED, _readable(line)))
-    if block.endswith(b"\n"):
-        others.pop()  # what follows the last line end is no line
     return _batch(rows, lines, wanted, others)
 
 
-def _batch(rows: list[list[Any]], lines: list[str], wanted: Sequence[str], others: list[tuple[str, str]]) -> Batch:
-    columns = zip(*rows, strict=True) if rows else [()] * len(wanted)
-    arrays = {name: _column(column) for name, column in zip(wanted, columns, strict=True)}
-    return Batch(arrays, len(rows), lambda some: [_readable(lines[n]) for n in some], others)
+def _batch(rows: list[dict[str, Any]], lines: list[str], wanted: Sequence[str], others: list[tuple[str, str]]) -> Batch:
+    columns = {name: _column([row.get(name) for row in rows]) for name in wanted}
+    return Batch(columns, len(rows), lambda some: [_readable(lines[n]) for n in some], others)
 
 
 def _readable(text: str) -> str:
@@ -115,22 +120,25 @@ def _readable(text: str) -> str:
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """The values of a key: text, booleans, lists of them, or JSON_VALUES where they differ or are numbers."""
+    """The values of a key: texts, booleans, integers, lists of them, or else JSON_VALUES."""
     kinds = set(map(type, values)) - {type(None)}
     if kinds <= {str}:
         try:
             return pa.array(values, pa.string())
         except UnicodeEncodeError:
             return pa.array([value if value is None else _bytes(value) for value in values], pa.binary())
-    if kinds == {bool}:
-        return pa.array(values, pa.bool_())
+    if kinds in ({bool}, {int}):
+        try:
+            return pa.array(values, pa.bool_() if bool in kinds else pa.int64())
+        except OverflowError:
+            pass
     if kinds == {list} and not any(isinstance(part, list | dict) for value in values if value for part in value):
         parts = _column([part for value in values if value is not None for part in value])
         offsets = accumulate((0 if value is None else len(value) for value in values), initial=0)
         absent = pa.array([value is None for value in values])
         return pa.ListArray.from_arrays(pa.array(list(offsets), pa.int32()), parts, mask=absent)
     texts = [None if value is None else _bytes(value) for value in values]
-    forms = [NUMBER if type(value) is Number else NESTED if isinstance(value, list | dict) else TEXT for value in values]
+    forms = [NUMBER if type(value) in (Number, int) else NESTED if isinstance(value, list | dict) else TEXT for value in values]
     return pa.StructArray.from_arrays([pa.array(texts, pa.binary()), pa.array(forms, pa.int8())], fields=list(JSON_VALUES))
 
 
@@ -170,13 +178,13 @@ class _Scanner:
 def _over_lines(chunks: Iterable[bytes], wanted: Sequence[str]) -> Iterator[Batch]:
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     scanner = _Scanner()
-    rows: list[list[Any]] = []
+    rows: list[dict[str, Any]] = []
     texts: list[str] = []
     others: list[tuple[str, str]] = []
     for chunk in chunks:
         for value, text in scanner.scan(decoder.decode(chunk)):
             if isinstance(value, dict):
-                rows.append([value.get(name) for name in wanted])
+                rows.append(value)
                 texts.append(text)
             else:
                 others.append((MALFORMED, _readable(text)))

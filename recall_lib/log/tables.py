@@ -227,7 +227,8 @@ def _text(place: Place, form: str, options: Mapping[str, str], header: Sequence[
         head = file.read(16)
     codec = streams.codec_of(place.name, head)
     told = options.get("encoding", options.get("charset"))
-    encoding = codecs.lookup(told or streams.encoding_of(_sample(place, codec, "utf-8", 16)) or "utf-8").name
+    first = _sample(place, codec, "utf-8", 16) if codec else head
+    encoding = codecs.lookup(told or streams.encoding_of(first) or "utf-8").name
     sample = _sample(place, codec, encoding, _SAMPLE)
     many = options.get("multiline", "").lower() == "true"
     found = File(place, form, codec=codec, encoding=encoding, is_empty=not sample)

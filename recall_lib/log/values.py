@@ -286,15 +286,20 @@ def _json_texts(values: pa.Array) -> Texts:
     text, undecodable = _decoded(values.field("text"))
     kinds = values.field("kind").fill_null(TEXT).to_numpy(zero_copy_only=False)
     number, nested = kinds == NUMBER, kinds == NESTED
-    odd = number & ~pc.match_substring_regex(text, r"^(0|-?[1-9]\d*)$").fill_null(True).to_numpy(zero_copy_only=False)
-    fractional = None
+    if not number.any():
+        return Texts(text, undecodable, None, nested if nested.any() else None)
+
+    def matches(pattern: str) -> Mask:
+        return pc.match_substring_regex(text, pattern).fill_null(True).to_numpy(zero_copy_only=False)
+
+    odd = number & ~matches(r"^(0|-?[1-9]\d*)(\.\d*[1-9])?$")
     if odd.any():
         written = text.to_pylist()
         for nth in np.flatnonzero(odd):
             written[nth] = _number_text(written[nth])
         text = pa.array(written, pa.string())
-        fractional = odd & ~pc.match_substring_regex(text, r"^-?\d+$").fill_null(True).to_numpy(zero_copy_only=False)
-    return Texts(text, undecodable, fractional, nested if nested.any() else None)
+    fractional = number & ~matches(r"^-?\d+$")
+    return Texts(text, undecodable, fractional if fractional.any() else None, nested if nested.any() else None)
 
 
 def _number_text(text: str) -> str | None:
@@ -314,12 +319,24 @@ def _micros_of_numbers(text: pa.Array, factor: Decimal) -> pa.Array:
         micros = pc.divide(units, int(1 / factor))
     else:
         units = pc.if_else(pc.less(units, _LAST), units, pa.scalar(None, pa.int64()))  # so that no product overflows
-        micros = pc.multiply(units, int(factor)) if factor > 1 else units
+        micros = _with_fractions(text, pc.multiply(units, int(factor)), int(factor))
+        whole = pc.or_(whole, micros.is_valid())
     odd = pc.invert(whole)
     if not pc.any(odd).as_py():
         return micros
     read = [_micros(value, factor) if is_odd else None for value, is_odd in zip(text.to_pylist(), odd.to_pylist(), strict=True)]
     return pc.if_else(odd, pa.array(read, pa.int64()), micros)
+
+
+def _with_fractions(text: pa.Array, micros: pa.Array, factor: int) -> pa.Array:
+    """The µs of whole numbers of units, and of those with at most six digits after the point."""
+    decimals = pc.match_substring_regex(text, r"^\d{1,12}\.\d{1,6}$")
+    if not pc.any(decimals).as_py():
+        return micros
+    parts = pc.extract_regex(pc.if_else(decimals, text, "0.0"), r"^(?P<units>\d+)\.(?P<part>\d+)$")
+    part = pc.utf8_rpad(parts.field("part"), 6, "0").cast(pa.int64())
+    rounded = pc.divide(pc.add(pc.multiply(part, factor), 500_000), 1_000_000)
+    return pc.if_else(decimals, pc.add(pc.multiply(parts.field("units").cast(pa.int64()), factor), rounded), micros)
 
 
 def _micros(text: str, factor: Decimal) -> int | None:

@@ -92,8 +92,13 @@ _CLICKS = tuple(
         *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "user_table", "events"),
     )
 )
+<<<<<<< HEAD
 _ACTIVITY = ("samples.negatives", *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens")))
 _HOLD_OUT = ("input.ordering", "evaluation.protocol", "seed")
+=======
+_DAY = ("input.timezone", "input.day_starts_at")
+_HOLD_OUT = ("input.ordering", *_DAY, "evaluation.protocol", "seed")
+>>>>>>> main
 _LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
 
 _ROWS = (
@@ -135,7 +140,7 @@ _ROWS = (
         name="items",
         job="items",
         inputs=("events", "vocab"),
-        settings=(*_IDS, "model.recency.half_life_hours", "model.recency.feature"),
+        settings=(*_IDS, *_DAY, "model.recency.half_life_hours", "model.recency.feature"),
         columns="items",
         asked_for=lambda config: config.model.asks_for_items,
     ),
@@ -194,7 +199,7 @@ _ROWS = (
         name="popular",
         job="popular",
         inputs=("events", "vocab"),
-        settings=("evaluation.recent_hours", "input.ordering"),
+        settings=("evaluation.recent_hours", "input.ordering", *_DAY),
         columns="POPULAR",
     ),
     Dataset(

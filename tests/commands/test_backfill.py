@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -136,7 +137,8 @@ def test_a_failure_stops_and_a_lock_does_not(request_of: Callable[..., Asked], c
     assert Days(request.config).day(DAYS[1], ["vocab"]).state == MISSING, "a success takes the record away"
 
 
-def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
+def test_the_line_that_ended_a_day_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backfill.children, "start", lambda *_, **__: SimpleNamespace(wait=lambda: 3))
     for line in (
         '{"level": "error", "message": "no"}\n{"level": "info", "message": "x"}',
         "no",
@@ -144,9 +146,8 @@ def test_the_line_that_ended_a_day_is_found(tmp_path: Path) -> None:
         "x\nrecall pipeline: no\nx",
     ):
         (tmp_path / "day.log").write_text(f"5\n{line}\n")
-        process = backfill.Process.__new__(backfill.Process)
-        process._output = tmp_path / "day.log"
-        assert process._last_words().removeprefix("recall pipeline: ") == "no"
+        attempt = backfill.Process([], tmp_path / "day.log").attempt()
+        assert (attempt.code, attempt.message.removeprefix("recall pipeline: ")) == (3, "no")
 
 
 def test_days_at_once_are_limited(request_of: Callable[..., Asked]) -> None:

@@ -1,6 +1,7 @@
 """`recall forget`: the user is in no table, all others are as they were, and nothing made from the tables looks stale."""
 
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from recall_lib.commands import cli
 from recall_lib.commands.forget import forget
-from recall_lib.config import Features
+from recall_lib.config import Config, Features
 from recall_lib.process.errors import Busy
 from recall_lib.store import locks, schemas
 from recall_lib.store.folders import MANIFEST
@@ -43,13 +44,22 @@ def frames(spark):
     return [(dataset, keys, schema, spark.createDataFrame(data, schema).coalesce(2)) for dataset, keys, schema, data in rows]
 
 
-@pytest.fixture
-def tables(frames, make_config, spark):
-    tables = Tables(make_config(), start_spark=lambda: spark)
+@pytest.fixture(scope="module")
+def published(frames, spark, tmp_path_factory):
+    """A root with the tables."""
+    root = tmp_path_factory.mktemp("published") / "root"
+    tables = Tables(Config.model_validate({"paths": {"root": str(root)}}), start_spark=lambda: spark)
     for dataset, keys, schema, frame in frames:
         for dt in DAYS:
             if dataset == "events" or dt == DAYS[0]:
                 publish(tables, frame, schema, dataset, dt, inputs={"x": "y"}, **keys)
+    return root
+
+
+@pytest.fixture
+def tables(published, make_config, spark):
+    tables = Tables(make_config(), start_spark=lambda: spark)
+    shutil.copytree(published, tables.root)
     return tables
 
 

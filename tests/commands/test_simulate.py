@@ -8,7 +8,6 @@ from recall_lib.commands import simulate, simulator
 from recall_lib.config import Features
 from recall_lib.store import schemas
 from recall_lib.store.digests import content_digests
-from tests.conftest import ROOT
 
 PLAN = simulator.Plan(users=4100, items=96, days=3, visit=0.2, pace=2.0, live=0.2, robot=500)
 
@@ -126,7 +125,3 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, capsys, 
     assert simulate.main(["--out", str(tmp_path / "log"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "log").exists()
-
-
-def test_readme_names_the_command():
-    assert "recall simulate" in (ROOT / "README.md").read_text(encoding="utf-8")

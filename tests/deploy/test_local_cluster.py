@@ -23,8 +23,7 @@ from recall_lib.config import load_config
 from recall_lib.store.tables import Tables
 from recall_lib.training import horovod_ranks
 from tests.conftest import ROOT
-from tests.test_paths import WITH_ITEMS
-from tests.test_pipeline import SLIPS, START, clicked
+from tests.test_pipeline import SLIPS, START, WITH_ITEMS, clicked
 
 SCRIPT = ROOT / "deploy/local_cluster.py"
 spec = importlib.util.spec_from_file_location("local_cluster", SCRIPT)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections import Counter, defaultdict
+from functools import partial
 
 import pytest
 
+import jobs.events
 from recall_lib.commands import dump
+from recall_lib.config import Config
+from recall_lib.day.context import Context
+from tests.conftest import SPARK, write_lines
 from tests.oracle import Click, samples
 
 DT = "2024-03-01"
@@ -83,31 +89,40 @@ ROWS = {
 }
 
 
+@pytest.fixture(scope="module")
+def ingested(spark, tmp_path_factory):
+    """(clicks, root): random clicks, and a root with the events of all their days."""
+    folder, clicks = tmp_path_factory.mktemp("ingested"), random_clicks(4)
+    write_rows(partial(write_lines, folder / "log"), clicks)
+    places = {"input": ROWS | {"path": f"{folder}/log"}, "paths": {"root": f"{folder}/root"}, "spark": SPARK}
+    config = Config.model_validate({"features": FEATURES, "model": {"tower": (8,)}} | places)
+    jobs.events.run(Context(config, DT, "test"), backfill=True)
+    return clicks, folder / "root"
+
+
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    "settings",
     [
-        ("fun_rec", {"max_history": 12, "window_size": 12, "order": "newest_first", "max_targets_per_user": 5}),
-        ("paddle rules on rows", {"window_size": 4, "start_token": True}),
-        (
-            "truncation drops the start token",
-            {"max_history": 6, "window_size": 4, "start_token": True, "order": "newest_first"},
-        ),
+        {"max_history": 12, "window_size": 12, "order": "newest_first", "max_targets_per_user": 5},
+        {"window_size": 4, "start_token": True},
+        {"max_history": 6, "window_size": 4, "start_token": True, "order": "newest_first"},
     ],
+    ids=["fun_rec", "paddle's rules on rows", "truncation drops the start token"],
 )
-def test_rows(name, settings, make_config, write_log, run_jobs):
-    clicks = random_clicks(len(name))
-    write_rows(write_log, clicks)
+def test_rows(settings, make_config, ingested, run_jobs):
+    clicks, root = ingested
     config = make_config(input=ROWS, features=FEATURES, samples=settings, model={"tower": [8]})
-    assert run_all_days(config, run_jobs, clicks)
+    shutil.copytree(root, config.paths.root)
+    run_jobs(config, DT, "vocab", "samples")
     assert_equal_samples(config, clicks)
 
 
-def test_a_look_back_window_counts_and_trains_on_its_own_days_alone(make_config, write_log, run_jobs):
-    clicks = random_clicks(4)
-    write_rows(write_log, clicks)
+def test_a_look_back_window_counts_and_trains_on_its_own_days_alone(make_config, ingested, run_jobs):
+    clicks, root = ingested
     settings = {"window_size": 6, "max_targets_per_user": 5, "look_back_days": 103}
     config = make_config(input=ROWS, features=FEATURES, samples=settings, model={"tower": [8]})
-    assert run_all_days(config, run_jobs, clicks)
+    shutil.copytree(root, config.paths.root)
+    run_jobs(config, DT, "vocab", "samples")
     since = 1_709_251_200 - 103 * 86_400 - 1_700_000_000  # DT 00:00 UTC less 103 days, in the clicks' own time
     assert 0.3 < sum(c.time < since for c in clicks) / len(clicks) < 0.8
     assert_equal_samples(config, clicks, since)
@@ -116,10 +131,8 @@ def test_a_look_back_window_counts_and_trains_on_its_own_days_alone(make_config,
 
 def run_all_days(config, run_jobs, clicks):
     """Ingests every day of the log through the backfill, then vocab and samples."""
-    from jobs import events
-
     ctx = run_jobs(config, DT)
-    events.run(ctx, backfill=True)
+    jobs.events.run(ctx, backfill=True)
     run_jobs(config, DT, "vocab", "samples")
     return ctx.tables.days("events")
 
