@@ -92,13 +92,9 @@ _CLICKS = tuple(
         *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "user_table", "events"),
     )
 )
-<<<<<<< HEAD
 _ACTIVITY = ("samples.negatives", *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens")))
-_HOLD_OUT = ("input.ordering", "evaluation.protocol", "seed")
-=======
 _DAY = ("input.timezone", "input.day_starts_at")
 _HOLD_OUT = ("input.ordering", *_DAY, "evaluation.protocol", "seed")
->>>>>>> main
 _LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
 
 _ROWS = (
