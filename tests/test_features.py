@@ -147,7 +147,9 @@ def test_samples_hold_what_was_known_before_each_target(published) -> None:
                     "income": income,
                     "price": [float(items[e["what"]]) if items.get(e["what"]) else None for e in history],
                     "asked": len({when for when, _ in asked}) == len(asked) and [t for _, q in asked[-2:] for t in words(q)],
-                    "clicked_before": sum(1 for e in own if e["when"] < target["when"] and e.get("device")),
+                    "clicked_before": len(
+                        {(e["when"], e["device"]) for e in own if e["when"] < target["when"] and e.get("device")}
+                    ),
                 }
             )
     found = []
