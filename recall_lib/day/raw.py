@@ -15,12 +15,16 @@ from recall_lib.spark import source
 from recall_lib.transforms import events as transform
 
 
-def read_log(ctx: Context) -> tuple[DataFrame, DataFrame | None, dict[str, Any]]:
-    """The rows (session lines) of the click log with their fate, the item table if it is used, and facts of the tables."""
+def read_log(ctx: Context) -> tuple[DataFrame, dict[str, DataFrame], dict[str, Any]]:
+    """The rows (session lines) of the click log with their fate, and the tables that their features come from.
+
+    Returns:
+        The rows; by item_id or user_id the features that are read from the item table or the user table; facts of these tables.
+    """
     settings, features = ctx.config.input, ctx.config.features
     if settings.format == "sessions":
         lines = source.open_source(ctx.spark, settings, settings.clicks, "the click log", form="sessions")
-        return transform.lines_with_fate(source.read(ctx.spark, lines, Lines()), settings.nulls), None, {}
+        return transform.lines_with_fate(source.read(ctx.spark, lines, Lines()), settings.nulls), {}, {}
     log = source.open_source(ctx.spark, settings, settings.clicks, "the click log", header=settings.header)
     of_items: tuple[Feature | Number, ...] = (*features.item, *(number for number in features.numbers if number.of == "item"))
     of_users: tuple[Feature | Number, ...] = (
@@ -34,12 +38,9 @@ def read_log(ctx: Context) -> tuple[DataFrame, DataFrame | None, dict[str, Any]]
     of_log: tuple[Feature | Number, ...] = tuple(feature for feature in (*of_users, *of_items) if feature.name not in in_tables)
     shown = ctx.config.samples.negatives == "impressions"
     clicks = _read(ctx, log, Clicks(settings, of_log, features.sequences, shown))
-    facts = {}
-    for table in (items, users):
-        if table:
-            clicks = transform.with_table(clicks, table.rows, table.key)
-            facts[table.label.removeprefix("the ").replace(" ", "_")] = table.counts
-    return transform.complete(clicks, features), items.rows if items else None, facts
+    tables = [table for table in (items, users) if table]
+    facts = {table.label.removeprefix("the ").replace(" ", "_"): table.counts for table in tables}
+    return clicks, {table.key: table.rows for table in tables}, facts
 
 
 @dataclass(frozen=True)

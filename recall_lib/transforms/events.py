@@ -5,7 +5,7 @@ log/clicks.py maps single rows. Here is what needs several of them: the item tab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -36,24 +36,6 @@ _DATES, _TIED = 0.5, 0.1
 UNKNOWN_ITEMS = 0.5  # below this share of the items the ids of log and item table are probably written differently
 # Clicks among which equal times are counted, about.
 _COUNTED = 1_000_000
-
-
-def with_table(clicks: DataFrame, table: DataFrame, key: str) -> DataFrame:
-    """The mapped rows of a log with the features that a table of items or users holds.
-
-    Args:
-        clicks: rows of log.clicks.Clicks.
-        table: what `entries_by_id` gives.
-        key: item_id or user_id.
-    """
-    return clicks.join(table, key, "left")
-
-
-def complete(clicks: DataFrame, features: Features) -> DataFrame:
-    """The columns of events and the added ones; what a table lacks has an empty list, or null for a single value."""
-    several = [f.name for f in (*features.user, *features.item) if f.multi]
-    lists = {name: F.coalesce(name, F.array().cast("array<string>")) for name in several}
-    return clicks.withColumns(lists).select(*schemas.events(features).names, *(c for c in clicks.columns if c.startswith("_")))
 
 
 def entries_by_id(entries: DataFrame, key: str, features: Sequence[Feature | Number]) -> DataFrame:
@@ -160,11 +142,24 @@ def assign_days(judged: DataFrame, ordering: str, dt: str, days: list[str]) -> D
     return judged.withColumn("dt", F.coalesce(DAY, F.lit(dt)))
 
 
-def kept_clicks(judged: DataFrame, settings: Input, features: Features) -> DataFrame:
-    """The events columns and dt, each click once."""
+def kept_clicks(judged: DataFrame, tables: Mapping[str, DataFrame], settings: Input, features: Features) -> DataFrame:
+    """The events columns and dt, each click once.
+
+    Args:
+        judged: the log's rows with their fate and dt.
+        tables: by item_id or user_id, the features that are read from tables (`entries_by_id`). An id that a table lacks has
+            an empty list, and null for a single value.
+        settings: of the log.
+        features: all of them.
+    """
     if settings.format == "sessions":
         return _clicks_of_lines(judged, features, settings.nulls)
-    return judged.where(F.col(FATE) == KEPT).select(*schemas.events(features).names, "dt").distinct()
+    clicks = judged.where(F.col(FATE) == KEPT)
+    for key, table in tables.items():
+        clicks = clicks.join(table, key, "left")
+    several = [feature.name for feature in (*features.user, *features.item) if feature.multi]
+    lists = {name: F.coalesce(name, F.array().cast("array<string>")) for name in several}
+    return clicks.withColumns(lists).select(*schemas.events(features).names, "dt").distinct()
 
 
 def activity(judged: DataFrame) -> DataFrame:
@@ -207,7 +202,8 @@ def account(judged: DataFrame, clicks: DataFrame, settings: Input, features: Fea
     undated = (F.col(DAY).isNull() if DAY in judged.columns else F.lit(True)).alias("undated")
     notes, looks_like = (F.lit(0), F.lit(None)) if of_lines else (F.col(NOTES), F.col(LOOKS_LIKE))
     marks = {name: (notes.bitwiseAND(bit) > 0).cast("int") for name, bit in _BITS.items()}
-    marks |= {} if of_lines else {f"values of {f.name}": _is_known(f).cast("int") for f in (*features.user, *features.item)}
+    of_log = [] if of_lines else [f for f in (*features.user, *features.item) if f.name in judged.columns]
+    marks |= {f"values of {f.name}": _is_known(f).cast("int") for f in of_log}
     sums = [F.coalesce(F.sum(mark), F.lit(0)).alias(name) for name, mark in marks.items()]
     counted = [F.count(F.lit(1)).alias("n"), F.sum(copies).alias("copies"), *sums]
     groups = judged.groupBy(FATE, undated, looks_like.alias("looks_like")).agg(*counted).collect()

@@ -145,6 +145,17 @@ def test_what_the_lists_leave(prepared):
         allowed_by(["odd"], allow="some.csv")
 
 
+def test_rows_of_lists_are_counted_and_limited(prepared):
+    ctx = prepared()
+    write_list(ctx, "some.csv", ["i3", "", "None", "i4", "i4,more", "i5", "i6"])
+    config = ctx.config.model_copy(update={"top_n": TopN(deny="some.csv")})
+    _, _, counts = read_allowed_items(replace(ctx, config=config))
+    assert counts == {"top_n.deny": {"in": 7, "kept": 4, "rejected_malformed": 1, "rejected_no_id": 2}}
+    strict = config.model_copy(update={"input": config.input.model_copy(update={"max_reject_share": 0.1})})
+    with pytest.raises(DataRefused, match=r"3 of 7 rows are unreadable \(malformed 1, no_id 2\).* mend top_n\.deny"):
+        read_allowed_items(replace(ctx, config=strict))
+
+
 def histories_of(ctx):
     """Every user's history, as rows of schemas.segments."""
     return map_histories(ctx, iter, schemas.segments(ctx.config.features))[0].toPandas()
