@@ -12,6 +12,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from recall_lib.day import log_days
 from recall_lib.day.context import Context
@@ -19,6 +20,7 @@ from recall_lib.day.inputs import changed_days
 from recall_lib.day.job import main
 from recall_lib.day.log_days import days_later, is_complete, require_same_settings
 from recall_lib.day.raw import read_log, warn_of_unknown_items
+from recall_lib.samples.ids import ITEM_ID
 from recall_lib.store import locks, schemas
 from recall_lib.transforms import events as transform
 
@@ -42,13 +44,13 @@ def run(ctx: Context, *, backfill: bool = False, also: Sequence[str] = ()) -> No
 
 def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
     settings, features = ctx.config.input, ctx.config.features
-    judged, items, facts = read_log(ctx)
+    judged, tables, facts = read_log(ctx)
     judged = judged.persist()
     try:
         log = transform.clicks_of_days(judged, settings.ordering)
         days = _days(ctx, log, also) if backfill else [ctx.dt]
         judged = transform.assign_days(judged, settings.ordering, ctx.dt, days)
-        clicks = transform.kept_clicks(judged, items, settings, features).persist()
+        clicks = transform.kept_clicks(judged, tables, settings, features).persist()
         account, warnings = transform.account(judged, clicks, settings, features)
         ctx.say(f"read {account['in']}: " + ", ".join(f"{n} {fate}" for fate, n in account.items() if fate != "in"))
         if settings.ordering == "time":
@@ -56,8 +58,8 @@ def _ingest(ctx: Context, backfill: bool, also: Sequence[str]) -> None:
         for warning in warnings:
             ctx.say(f"warning: {warning}")
         facts["log"] = account
-        if items is not None:
-            facts["items"] = warn_of_unknown_items(ctx, clicks, items)
+        if ITEM_ID in tables:
+            facts["items"] = warn_of_unknown_items(ctx, clicks, tables[ITEM_ID])
         _publish(ctx, judged, clicks, days, facts)
         if settings.ordering == "time":
             log_days.remember(ctx.tables, log, days)
@@ -73,10 +75,18 @@ def _publish(ctx: Context, judged: DataFrame, clicks: DataFrame, days: list[str]
     with_rejects |= {ctx.dt, *(day for day in days if ctx.tables.find("rejects", day))}  # an old version is replaced
     with ctx.tables.publishing("rejects", sorted(with_rejects), facts=facts) as staged:
         staged.write(rejects, schemas.REJECTS)
-    days = changed_days(ctx, clicks, days)
-    clicks = clicks.where(F.col("dt").isin(days))
-    with ctx.tables.publishing("events", days, facts=facts) as staged:
-        staged.write(transform.spread(clicks, ctx.config.spark.partitions), schemas.events(ctx.config.features))
+    if ctx.config.asks_for_activity:
+        _publish_changed(ctx, "activity", schemas.ACTIVITY, transform.activity(judged).persist(), days, {})
+    _publish_changed(ctx, "events", schemas.events(ctx.config.features), clicks, days, facts)
+
+
+def _publish_changed(
+    ctx: Context, dataset: str, schema: StructType, rows: DataFrame, days: list[str], facts: dict[str, Any]
+) -> None:
+    days = changed_days(ctx, dataset, schema, rows, days)
+    rows = rows.where(F.col("dt").isin(days))
+    with ctx.tables.publishing(dataset, days, facts=facts) as staged:
+        staged.write(transform.spread(rows, ctx.config.spark.partitions), schema)
 
 
 def _days(ctx: Context, log: Mapping[str, int], also: Sequence[str]) -> list[str]:

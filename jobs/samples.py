@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from recall_lib.day.context import Context
-from recall_lib.day.inputs import partitions_of_history, test_of_day
+from recall_lib.day.inputs import partitions_of_history, test_of_day, with_activity
 from recall_lib.day.job import main
 from recall_lib.samples.build import SPLITS, TEST, Recipe
 from recall_lib.store import schemas
@@ -45,7 +45,8 @@ def run(ctx: Context) -> None:
     marks += ["position"] * bool(config.input.columns.order)
     # Their number decides the files, and with them the order of training: it comes from the data, not from the cluster.
     partitions = partitions_of_history(ctx, multiple_of=config.training.ranks)
-    clicks = transform.columns(clicks, config.features, *marks)
+    clicks, of_activity = with_activity(ctx, transform.columns(clicks, config.features, *marks), vocab)
+    inputs |= of_activity
     splits = [split for split in SPLITS if not (by_day and split == TEST)]
     facts = {"target_days": config.target_days(ctx.dt)}
     with ctx.tables.publishing("samples", ctx.dt, split=splits, inputs=inputs, facts=facts) as staged:

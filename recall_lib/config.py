@@ -10,7 +10,7 @@ import json
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -31,11 +31,14 @@ _TABLE_NAMES = {
     "history",
     "negatives",
     "seen",
+    "weight",
+    "impressions",
 }
 # Columns that the transforms add to clicks. If a log's column has one of these names, map it to a feature with another name.
 # Temporary columns have names like `_nth`, which no feature can have.
 _ADDED_NAMES = {"tie", "order", "validates", "is_target"}
 RESERVED_NAMES = frozenset(_TABLE_NAMES | _ADDED_NAMES)
+_SUFFIXES = ("_index", "_length", "_value", "_seen")  # of the samples' columns
 SESSION_USER_COLUMNS = ("user_id", "province", "city", "phone")
 SESSION_ITEM_COLUMNS = ("category", "tags")
 
@@ -97,6 +100,16 @@ _ZONES = {
 }
 
 
+class Events(Section):
+    """What the rows of a log are that holds more than clicks."""
+
+    column: str  # of the log, with the kind of each row, e.g. behaviour
+    click: tuple[str, ...] = Field(min_length=1)  # the kinds that are clicks, e.g. [view, buy]
+    impressions: tuple[str, ...] = ()  # the kinds that show an item
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}  # of kinds of clicks in the loss; 1 for the others
+    weigh_counts: bool = False  # whether the vocabulary's counts are sums of these weights
+
+
 class Input(Section):
     """Where the raw log lies and how it is read."""
 
@@ -105,6 +118,9 @@ class Input(Section):
     clicks: str = "clicks"  # file, folder or glob below `path`; with file_format `table`, a catalog table
     items: str | None = None  # optional item table below `path`, format `rows`
     users: str | None = None  # optional table of the user ids that get a top-N, below `path`
+    # Optional table of users' features below `path`, by columns.user_id; a day's clicks get what it says when they are read.
+    user_table: str | None = None
+    events: Events | None = None  # for a log of several kinds of events; null: columns.click tells clicks and impressions
     file_format: Literal["csv", "json", "parquet", "orc", "table"] | None = None  # null: the files' names show it
     options: dict[str, str] = {}  # how text files are written, by Spark's names, e.g. {sep: ";", encoding: GBK}
     header: tuple[str, ...] | None = None  # the columns of a click log without a header line (CSV); null: it has one
@@ -161,6 +177,12 @@ class Input(Section):
             raise ValueError("session lines have no header: remove input.header")
         if self.time_format and "time_unit" in self.model_fields_set:
             raise ValueError("time_format replaces time_unit: set one of them")
+        if self.events and self.columns.click and "click" in self.columns.model_fields_set:
+            raise ValueError("events replaces columns.click: set one of them")
+        if self.events and (strange := sorted(set(self.events.weights) - set(self.events.click))):
+            raise ValueError(f"events.weights names {strange}, which are not in events.click")
+        if self.events and self.events.weigh_counts and not self.events.weights:
+            raise ValueError("events.weigh_counts needs events.weights")
         if self.columns.order and self.ordering == "position":
             raise ValueError("columns.order breaks ties of times: with ordering position columns.event_ts is the order")
         return self
@@ -187,14 +209,21 @@ class Input(Section):
         return int(begin.timestamp()) * 1_000_000
 
 
-class Feature(Section):
+class Named(Section):
+    """Something of the log that the model reads."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the tables' column
+
+
+class Feature(Named):
     """A categorical feature: its column, vocabulary and embedding."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")  # of the tables' column; must not end in _index or _length
-    column: str = ""  # column of the log or item table; empty: the name
+    column: str = ""  # column of the log, item table or user table; empty: the name
     min_count: int = Field(20, ge=1)  # rarer values become unknown (P: feat_appear_limit)
     buckets: int | None = Field(None, ge=1)  # hash values into this many ids; null: use a vocabulary
     dim: int = Field(16, ge=1)  # embedding size
+    multi: bool = False  # several values; the model uses their mean
+    separator: str = "_"  # between the values of a multi-valued text column
 
     @property
     def source(self) -> str:
@@ -202,11 +231,68 @@ class Feature(Section):
         return self.column or self.name
 
 
-class ItemFeature(Feature):
-    """A feature of items, read with each click of the history."""
+class Number(Named):
+    """A numeric feature. What is unknown has an input of its own, or with `buckets` the id unknown.
 
-    multi: bool = False  # several values per click
-    separator: str = "_"  # between the values of a multi-valued text column
+    `quantiles`: the value's place among the training clicks' percentiles, in [0, 1], with its square and its root (paper,
+    section 4.1). `buckets`: an embedding of the equally filled bucket that the value is in. `raw`: the value as it is (F).
+    """
+
+    column: str = ""  # column of the log, item table or user table; empty: the name
+    of: Literal["user", "item"] = "user"  # user: the value at the target's click, at inference that of the newest click
+    form: Literal["quantiles", "buckets", "raw"] = "quantiles"
+    buckets: int = Field(10, ge=2, le=100)
+    dim: int = Field(8, ge=1)  # embedding size of a bucket
+
+    multi: ClassVar[bool] = False
+
+    @property
+    def source(self) -> str:
+        """Column of the raw log."""
+        return self.column or self.name
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of the model, unless the form is `buckets`."""
+        return 4 if self.form == "quantiles" else 2
+
+
+class TimeFeature(Named):
+    """The target's hour of day or day of the week. At inference it is that of the moment at which dt begins."""
+
+    name: Literal["hour", "weekday"]
+    dim: int = Field(8, ge=1)  # embedding size
+
+    multi: ClassVar[bool] = False
+
+    @property
+    def values(self) -> int:
+        """Number of different values."""
+        return {"hour": 24, "weekday": 7}[self.name]
+
+
+class Sequence(Named):
+    """A further sequence of what a user did before the target, such as searches; the paper treats each sequence alike."""
+
+    events: tuple[str, ...] = ()  # kinds of events (input.events.column) that form it; empty: the clicks
+    column: str = ""  # of the log; empty: the name
+    # `value`: the column's text is one token. `words`: its words and its pairs of neighbouring words are tokens (paper).
+    tokens: Literal["value", "words"] = "value"
+    window_size: int = Field(50, ge=1)  # events before the target
+    min_count: int = Field(20, ge=1)  # rarer tokens become unknown
+    dim: int = Field(16, ge=1)  # embedding size
+    pooling: Literal["mean", "encoder"] = "mean"  # of all tokens; encoder: an encoder like the history's reads them in order
+
+    @property
+    def source(self) -> str:
+        """Column of the raw log."""
+        return self.column or self.name
+
+    @model_validator(mode="after")
+    def _encoders_read_single_tokens(self) -> Self:
+        if self.pooling == "encoder" and self.tokens == "words":
+            raise ValueError("pooling encoder needs tokens value: an event of several tokens has no place in an order")
+        return self
 
 
 class ItemId(Section):
@@ -221,17 +307,43 @@ class Features(Section):
 
     item_id: ItemId = ItemId()
     user: tuple[Feature, ...] = ()
-    item: tuple[ItemFeature, ...] = ()
+    item: tuple[Feature, ...] = ()  # read with each click of the history
+    numbers: tuple[Number, ...] = ()
+    time: tuple[TimeFeature, ...] = ()
+    sequences: tuple[Sequence, ...] = ()
+    weighted: bool = False  # whether each click has a weight in the loss; `load_config` sets it for input.events.weights
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        names = [feature.name for feature in (*self.user, *self.item)]
+        names = [feature.name for feature in (*self.user, *self.item, *self.numbers, *self.time, *self.sequences)]
         twice = sorted({name for name in names if names.count(name) > 1})
-        taken = {name for name in names if name in RESERVED_NAMES or name.endswith(("_index", "_length"))}
-        taken |= {f.name for f in self.item if f.name == "user_id"}
+        taken = {name for name in names if name in RESERVED_NAMES or name.endswith(_SUFFIXES)}
+        taken |= {name for name in names if name == "user_id"} - {f.name for f in self.user if not f.multi}
         if twice or taken:
             raise ValueError(f"feature names used twice: {twice}, reserved: {sorted(taken)}")
         return self
+
+    # Below, the features by what the model is given for them, whatever they are made from.
+
+    @property
+    def target_ids(self) -> tuple[Feature | Number | TimeFeature, ...]:
+        """The features with ids of each target."""
+        return (*self.user, *self.time, *(n for n in self.numbers if n.of == "user" and n.form == "buckets"))
+
+    @property
+    def token_ids(self) -> tuple[Feature | Number, ...]:
+        """The features with ids of each token of the history."""
+        return (*self.item, *(n for n in self.numbers if n.of == "item" and n.form == "buckets"))
+
+    @property
+    def target_numbers(self) -> tuple[Number, ...]:
+        """The features with a number of each target."""
+        return tuple(n for n in self.numbers if n.of == "user" and n.form != "buckets")
+
+    @property
+    def token_numbers(self) -> tuple[Number, ...]:
+        """The features with a number of each token of the history."""
+        return tuple(n for n in self.numbers if n.of == "item" and n.form != "buckets")
 
 
 class Samples(Section):
@@ -245,6 +357,8 @@ class Samples(Section):
     max_targets_per_user: int | None = Field(None, ge=1)  # active-user cap (F: 30); null: off
     # Vocabulary and training targets come from the clicks of this many days before dt; histories reach further back. null: all.
     look_back_days: int | None = Field(None, ge=1)
+    # `impressions`: the last items that the user was shown before the target and since the click before it; the rest is drawn.
+    negatives: Literal["drawn", "impressions"] = "drawn"
     negatives_per_positive: int = Field(0, ge=0)
     negatives_alpha: float = Field(1.0, ge=0)  # negatives are drawn by count^alpha
 
@@ -460,6 +574,11 @@ class Config(Section):
     spark: Spark = Spark()
     seed: int = 20161003
 
+    @property
+    def asks_for_activity(self) -> bool:
+        """Whether anything is made of events that are not clicks."""
+        return bool(self.features.sequences) or self.samples.negatives == "impressions"
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for wrong, message in (*self._faults_of_data(), *self._faults_of_model()):
@@ -478,7 +597,25 @@ class Config(Section):
         too_far = chained and look_back and look_back < self.training.yesterday_days
         no_negatives = self.training.negatives == "samples" and not self.samples.negatives_per_positive
         by_time = "timestamps (input.ordering time)"
+        more = self.features.numbers or self.features.sequences or any(f.multi for f in self.features.user) or self.input.events
+        kinds = {kind for sequence in self.features.sequences for kind in sequence.events}
+        shown = self.samples.negatives == "impressions"
+        no_impressions = shown and not (self.input.events.impressions if self.input.events else self.input.columns.click)
         return [
+            (
+                sessions and (more or shown),
+                "session lines hold only clicks: numbers, sequences and events need input.format rows",
+            ),
+            (
+                kinds and not self.input.events,
+                "features.sequences.events needs input.events with the column of the kinds",
+            ),
+            (no_impressions, "samples.negatives impressions needs input.events.impressions or input.columns.click"),
+            (
+                shown and not self.samples.negatives_per_positive,
+                "samples.negatives impressions needs negatives_per_positive > 0",
+            ),
+            (by_position and self.features.time, f"features.time needs {by_time}"),
             (sessions and no_user_field, no_field.format(no_user_field, list(SESSION_USER_COLUMNS))),
             (sessions and no_item_field, no_field.format(no_item_field, list(SESSION_ITEM_COLUMNS))),
             (by_position and by_day, f"evaluation.protocol day needs {by_time}"),
@@ -496,7 +633,7 @@ class Config(Section):
         model, training, item_dim = self.model, self.training, self.features.item_id.dim
         width = model.tower[-1] if model.tower else tower_input(self.features, model)
         own_rows, tied = model.item_rows == "own", model.item_output == "tied"
-        as_wide = self.features.item and all(f.dim == item_dim for f in self.features.item)
+        as_wide = self.features.token_ids and all(f.dim == item_dim for f in self.features.token_ids)
         prior_of = model.recency.feature if model.recency else None
         by_run, one_way = training.unit == "run", model.encoder == "attention" or training.unit == "run"
         least = _STRETCHES * self.samples.window_size
@@ -541,8 +678,11 @@ _STRETCHES = 4
 def tower_input(features: Features, model: Model) -> int:
     """Width of the tower's input: the encoded history, the features concatenated to it, and the example's age."""
     encoded = features.item_id.dim if model.encoder == "mean" else model.encoder_dim
-    beside = (*features.user, *(() if model.encoder == "attention" or model.item_rows != "own" else features.item))
-    return encoded + sum(feature.dim for feature in beside) + model.example_age
+    width = encoded + sum(f.dim for f in features.target_ids) + sum(n.width for n in features.target_numbers)
+    width += sum(s.dim if s.pooling == "mean" or model.encoder == "mean" else model.encoder_dim for s in features.sequences)
+    if model.encoder != "attention" and model.item_rows == "own":  # otherwise the encoder reads them
+        width += sum(f.dim for f in features.token_ids) + sum(n.width for n in features.token_numbers)
+    return width + model.example_age
 
 
 def parse_day(text: str) -> str:
@@ -575,6 +715,10 @@ def load_config(path: str, overrides: list[str] | tuple[str, ...] = ()) -> Confi
         raise UsageError(f"config {path} must hold sections (key: value), not a {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
+    section = raw.get("input")
+    events = section.get("events") if isinstance(section, dict) else None
+    if isinstance(events, dict) and events.get("weights"):
+        _apply_override(raw, "features.weighted=true")
     try:
         # As JSON, in strict mode: 8 is not a text, and neither true nor "8" is a number. A YAML date becomes its text again.
         return Config.model_validate_json(json.dumps(raw, default=str), strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -47,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
-    """Every sample of a split: {user_id, history, target, example_age, negatives, features}.
+    """Every sample of a split: {user_id, history, target, example_age, negatives, features} and, with weights, weight.
 
     Ids are raw; the start token and unknowns are null. The history is in `samples.order`. A user feature is a value; an
-    item feature is the list of the history's values, end to end in the history's order. A hashed value is its bucket.
+    item feature is the list of the history's values, end to end in the history's order. A hashed value and a number in
+    buckets are their bucket. A
+    sequence is the list of its tokens, oldest first. A number is what the model reads: its place among the percentiles.
 
     Raises:
         DataRefused: the samples or their vocabulary are not published.
@@ -58,6 +61,8 @@ def samples(config: Config, dt: str, split: str) -> Iterator[dict[str, Any]]:
     tables = Tables(config)
     found = tables.require_settings("samples", dt, split=split)
     values = _values_by_index(tables.get("vocab", dt))
+    for number in config.features.numbers:
+        values.pop(number.name, None)  # its percentiles
     for name in found.files:
         for batch in read_batches(name, _CHUNK):
             segments = Segments.from_arrow(batch, config.features, config.samples)
@@ -92,12 +97,22 @@ def _readable(windows: Windows, users: list[str], values: dict[str, list[str | N
 
     bags = windows.bags()
     for i, user in enumerate(users):
-        yield {
+        tokens = slice(windows.history.offsets[i], windows.history.offsets[i + 1])
+        sample = {
             "user_id": user,
             "history": own(ITEM_ID, windows.history, i),
             "target": raw(ITEM_ID, windows.target[i]),
             "example_age": float(windows.example_age[i]),
             "negatives": [raw(ITEM_ID, index) for index in windows.negatives[i] if index != PADDING],
             "features": {name: raw(name, ids[i]) for name, ids in windows.user.items()}
-            | {name: own(name, lists, i) for name, lists in bags.items()},
+            | {name: own(name, lists, i) for name, lists in (windows.lists | bags).items()}
+            | {name: _number(numbers[i]) for name, numbers in windows.numbers.items()}
+            | {name: [_number(value) for value in item_numbers[tokens]] for name, item_numbers in windows.item_numbers.items()},
         }
+        if windows.weight is not None:
+            sample["weight"] = float(windows.weight[i])
+        yield sample
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -130,9 +130,9 @@ def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answe
     towers, meta = load_model(fetch_published(ours.model))
     features, samples = Features(**meta["features"]), Samples(**meta["samples"] | {"negatives_per_positive": 0})
     of_items: dict[str, Ragged] = {}
-    if tables.config.model.asks_for_items and features.item:
+    if tables.config.model.asks_for_items and features.token_ids:
         table = items_of_vocab(tables, ours.vocab)
-        of_items = read_item_features(table.files, [f.name for f in features.item], len(items.vectors))
+        of_items = read_item_features(table.files, [f.name for f in features.token_ids], len(items.vectors))
     users = infer(towers, window_of(clicks, of_items, features, samples))
     seen = _ragged([np.unique(clicks).tolist()]) if tables.config.top_n.filter_seen else None
     found, scores = items.search(users, n, seen)
@@ -155,9 +155,17 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
         "is_target": [[token == PADDING for token in tokens]],
         "example_age": [[0.0]],
         "negatives": [[]],
-        **{f"{feature.name}_index": [[UNKNOWN]] for feature in features.user},
+        **{f"{feature.name}_index": [[UNKNOWN]] for feature in features.target_ids},
+        **{f"{feature.name}_length": [[1]] for feature in features.target_ids if feature.multi},
+        **{f"{number.name}_value": [[np.nan]] for number in features.target_numbers},
+        **{f"{number.name}_value": [[np.nan] * len(tokens)] for number in features.token_numbers},
+        **{
+            f"{s.name}_{part}": [[0] if part == "seen" else []]
+            for s in features.sequences
+            for part in ("index", "length", "seen")
+        },
     }
-    for feature in features.item:
+    for feature in features.token_ids:
         own = [_values(of_items.get(feature.name), token) for token in tokens]
         lists[f"{feature.name}_index"] = [[value for values in own for value in values]]
         lists[f"{feature.name}_length"] = [[len(values) for values in own]]

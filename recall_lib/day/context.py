@@ -79,6 +79,20 @@ class Context:
         clicks = read_all(days, schemas.events(self.config.features), self.spark)
         return clicks, {day.name: day.digest for day in days}
 
+    def activity(self) -> tuple[DataFrame | None, dict[str, str]]:
+        """The other events of the same days (schemas.ACTIVITY) if anything is made of them, and each day's digest.
+
+        Raises:
+            DataRefused: a day of events has no activity: it was read before a sequence was added to the config.
+        """
+        from recall_lib.store import schemas
+        from recall_lib.store.publication import read_all
+
+        if not self.config.asks_for_activity:
+            return None, {}
+        days = [self.tables.get("activity", day.dt) for day in self.days_of_history()]
+        return read_all(days, schemas.ACTIVITY, self.spark), {day.name: day.digest for day in days}
+
     def say(self, text: str) -> None:
         """Print a line of progress."""
         messages.say(self.name, text, dt=self.dt)

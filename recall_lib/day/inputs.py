@@ -24,8 +24,9 @@ from recall_lib.store.publication import Publication
 from recall_lib.transforms import holdout, samples
 from recall_lib.transforms.holdout import click_order, tie_breaker
 from recall_lib.transforms.metrics import repeated_users
+from recall_lib.transforms.numbers import at_moment
 from recall_lib.transforms.samples import Work
-from recall_lib.transforms.vocab import encode, known_items
+from recall_lib.transforms.vocab import encode, encode_activity, known_items
 
 
 def map_histories(
@@ -47,8 +48,11 @@ def map_histories(
         # Each user also gets a "click" on no item, older than all others, so that users without clicks have a row too.
         events = events.join(users, "user_id", "left_semi").unionByName(users, allowMissingColumns=True)
     clicks = encode(tie_breaker(events), vocab.read(schemas.VOCAB), config.features)
+    clicks = at_moment(clicks, config.input.day_begins(ctx.dt), config.features)
     clicks = samples.columns(clicks, config.features, *_order(ctx))
     clicks = clicks.fillna({"order": _BEFORE_ALL, "item_id": ""})
+    clicks, of_activity = with_activity(ctx, clicks, vocab)
+    inputs |= of_activity
     partitions = partitions_of_history(ctx)
     return samples.map_histories(clicks, partitions, config.features, config.samples, work, schema), inputs
 
@@ -56,6 +60,15 @@ def map_histories(
 def _order(ctx: Context) -> list[str]:
     """The column that orders clicks of one time, where the log has one."""
     return ["position"] * bool(ctx.config.input.columns.order)
+
+
+def with_activity(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
+    """The clicks (transforms.samples.columns) and the events of the further sequences, and the digests of these."""
+    activity, inputs = ctx.activity()
+    if activity is None:
+        return clicks, inputs
+    encoded = encode_activity(activity, vocab.read(schemas.VOCAB), ctx.config.features)
+    return samples.with_activity(clicks, encoded), inputs
 
 
 def with_priors(items: DataFrame, table: DataFrame, vocab: DataFrame) -> DataFrame:
@@ -131,12 +144,12 @@ def test_of_day(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, 
     inputs |= {"vocab": vocab.digest, of_day.name: of_day.digest}
     firsts = _first_clicks(of_day.read(schemas.events(ctx.config.features)))
     clicks = tie_breaker(events).withColumn("is_target", F.lit(False)).unionByName(firsts.withColumn("is_target", F.lit(True)))
-    frame = _test_rows(ctx, clicks, vocab)
+    frame, of_activity = _test_rows(ctx, clicks, vocab)
     facts = {
         "users_new": firsts.join(events.select("user_id").distinct(), "user_id", "left_anti").count(),
         "users_repeat": repeated_users(firsts, events).count(),
     }
-    return frame, inputs, facts
+    return frame, inputs | of_activity, facts
 
 
 def _test_of_last_click(ctx: Context, vocab: Publication) -> tuple[DataFrame, dict[str, str], dict[str, int]]:
@@ -144,15 +157,16 @@ def _test_of_last_click(ctx: Context, vocab: Publication) -> tuple[DataFrame, di
     events, inputs = ctx.history()
     inputs["vocab"] = vocab.digest
     from_end = F.row_number().over(Window.partitionBy("user_id").orderBy(*click_order(newest_first=True)))
-    return _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab), inputs, {}
+    frame, of_activity = _test_rows(ctx, tie_breaker(events).withColumn("is_target", from_end == 1), vocab)
+    return frame, inputs | of_activity, {}
 
 
-def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> DataFrame:
-    """Rows of schemas.segments, from clicks in which `is_target` marks the targets."""
+def _test_rows(ctx: Context, clicks: DataFrame, vocab: Publication) -> tuple[DataFrame, dict[str, str]]:
+    """Rows of schemas.segments, from clicks in which `is_target` marks the targets, and the digests of the activity."""
     features, settings = ctx.config.features, ctx.config.samples
     clicks = encode(clicks, vocab.read(schemas.VOCAB), features)
-    clicks = samples.columns(clicks, features, "is_target", *_order(ctx))
-    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings)
+    clicks, of_activity = with_activity(ctx, samples.columns(clicks, features, "is_target", *_order(ctx)), vocab)
+    return samples.samples_of_day(clicks, partitions_of_history(ctx), features, settings), of_activity
 
 
 def _first_clicks(events: DataFrame) -> DataFrame:
@@ -211,14 +225,14 @@ def baseline_clicks(ctx: Context) -> DataFrame:
     return tie_breaker(events) if ctx.config.evaluation.protocol == "day" else holdout.training_clicks(events)
 
 
-def changed_days(ctx: Context, clicks: DataFrame, days: list[str]) -> list[str]:
-    """The days whose clicks, or the settings they were read with, differ from what is published.
+def changed_days(ctx: Context, dataset: str, schema: StructType, frame: DataFrame, days: list[str]) -> list[str]:
+    """The days whose rows, or the settings they were read with, differ from what is published.
 
     The other days are not published again: even equal files would replace those that jobs of later days are reading.
     """
-    before = {day: old for day in days if (old := ctx.tables.look("events", day))}
-    same = [day for day, old in before.items() if not other_settings("events", old.manifest["config"], ctx.config)]
-    columns = [*schemas.events(ctx.config.features).names, "dt"]
-    now = content_digests(clicks.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
+    before = {day: old for day in days if (old := ctx.tables.look(dataset, day))}
+    same = [day for day, old in before.items() if not other_settings(dataset, old.manifest["config"], ctx.config)]
+    columns = [*schema.names, "dt"]
+    now = content_digests(frame.where(F.col("dt").isin(same)).select(columns), "dt") if same else {}
     kept = {day for day in same if before[day].digest == now.get(day, (0, EMPTY_DIGEST))[1]}
     return [day for day in days if day not in kept]

@@ -64,12 +64,15 @@ def user_id_alone(windows: Windows) -> Windows:
     """The same users with every input neutral except the user id: no history, unknown features, age 0 (P's infer_user)."""
     rows = len(windows.target)
     nothing = np.zeros(0, np.int64)
-    unknown = np.full(rows, UNKNOWN, np.int64)
+    empty, unknown = Ragged.of(nothing, np.zeros(rows, np.int64)), np.full(rows, UNKNOWN, np.int64)
     return replace(
         windows,
-        history=Ragged.of(nothing, np.zeros(rows, np.int64)),
+        history=empty,
         item={name: Ragged.of(nothing, nothing) for name in windows.item},
-        user={name: ids if name == "user_id" else unknown for name, ids in windows.user.items()},
+        item_numbers={name: np.zeros(0, np.float32) for name in windows.item_numbers},
+        user={name: ids if name in ("user_id", "hour", "weekday") else unknown for name, ids in windows.user.items()},
+        lists=dict.fromkeys(windows.lists, empty),
+        numbers={name: np.full(rows, np.nan, np.float32) for name in windows.numbers},
         example_age=np.zeros(rows, np.float32),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recall_lib.config import Feature, Input, ItemFeature
-from recall_lib.log import values
+from recall_lib.config import Feature, Input, Number, Sequence
+from recall_lib.log import activity, values
 from recall_lib.log.batch import Batch
 from recall_lib.log.readers import LINE
 from recall_lib.log.tables import Need
+from recall_lib.samples.ids import IMPRESSIONS
 
 # What every mapping adds to its own columns. FATE is KEPT, NOT_CLICKED, BLANK or a reason to reject the row; SOURCE and RAW
 # are the file and the text of a rejected row, else null. NOTES are the bits below. PLACE orders the rows of a table.
 FATE, DAY, SOURCE, RAW, NOTES, LOOKS_LIKE, PLACE = "_fate", "_day", "_source", "_raw", "_notes", "_looks_like", "_place"
+ACTIVITY = "_activity"  # the events of further sequences that a row is
 KEPT, NOT_CLICKED = "kept", "not_clicked"
 FLOAT_LIKE_ID, DATE_ONLY = 1, 2
 _STRING = pa.string()
@@ -70,30 +72,38 @@ class Clicks:
 
     Attributes:
         settings: name the log's columns and say how values are written.
-        users: the features of users, without user_id.
-        items: the items' features that the log holds.
+        features: the features and numbers that the log holds, without user_id.
+        sequences: the further sequences that its rows form.
+        impressions: whether the items that users were shown form one.
     """
 
     settings: Input
-    users: tuple[Feature, ...]
-    items: tuple[ItemFeature, ...]
+    features: tuple[Feature | Number, ...]
+    sequences: tuple[Sequence, ...] = ()
+    impressions: bool = False
 
     @property
     def needs(self) -> list[Need]:
         """The columns of the log."""
-        columns = self.settings.columns
+        columns, kinds = self.settings.columns, self.settings.events
         clock = "time" if self.settings.ordering == "time" else "number"
         needs = [Need(columns.user_id, "id"), Need(columns.item_id, "id"), Need(columns.event_ts, clock)]
-        others = [(columns.click, "flag"), (columns.example_age, "number"), (columns.order, "number")]
+        click = (kinds.column, "feature") if kinds else (columns.click, "flag")
+        others = [click, (columns.example_age, "number"), (columns.order, "number")]
         needs += [Need(column, role) for column, role in others if column]
-        return [*needs, *features_needed(self.users), *features_needed(self.items)]
+        needs += [Need(sequence.source, "list", is_required=False) for sequence in self.sequences]
+        return [*needs, *features_needed(self.features)]
 
     @property
     def schema(self) -> pa.Schema:
         """Of what `map` gives."""
         columns = {"user_id": _STRING, "item_id": _STRING, "event_ts": pa.timestamp("us", "UTC"), "position": pa.int64()}
-        columns |= {"example_age": pa.float64()} | {f.name: _STRING for f in self.users} | features_schema(self.items)
+        columns |= {"example_age": pa.float64()} | features_schema(self.features)
+        if self.settings.events:
+            columns["weight"] = pa.float64()
         added = {DAY: _STRING, NOTES: pa.int8(), LOOKS_LIKE: _STRING, FATE: _STRING, SOURCE: _STRING, RAW: _STRING}
+        if self.sequences or self.impressions:
+            added[ACTIVITY] = activity.TYPE
         return pa.schema(list((columns | added).items()))
 
     def map(self, batch: Batch, source: str, first: int | None) -> pa.RecordBatch:
@@ -103,7 +113,8 @@ class Clicks:
         ids = [values.texts(batch.columns[name]) for name in (names.user_id, names.item_id)]
         user, item = (values.known(texts.text, nulls) for texts in ids)
         time, order, looks_like, notes = self._clock(batch)
-        of_features, read = _features(batch, (*self.users, *self.items), nulls)
+        of_features, read = _features(batch, self.features, nulls)
+        kinds = self._kinds(batch, nulls)
         fates = _Fates(rows)
         fates.reject_texts("bad_utf8", *ids, *read)
         by_time = settings.ordering == "time"
@@ -111,21 +122,43 @@ class Clicks:
         fates.reject_texts("nested_value", *ids, *read)
         fates.reject_texts("fractional_id", *ids)
         fates.reject("no_user", _is_null(user))
-        fates.reject("no_item", _is_null(item))
-        click = values.flags(batch.columns[names.click]) if names.click else np.ones(rows, np.int8)
-        fates.reject("bad_click", click < 0)
+        fates.reject("no_item", _is_null(item) & kinds.needs_item)
+        fates.reject("bad_click", kinds.unreadable)
         age = pa.nulls(rows, pa.float64())
         if names.example_age:
             age, bad = values.numbers(batch.columns[names.example_age])
             fates.reject("bad_example_age", bad)
         if by_time and names.order:
             fates.reject("bad_position", _is_null(order))
-        fates.reject(NOT_CLICKED, click == 0)
+        usable = fates.codes == 0
+        fates.reject(NOT_CLICKED, ~kinds.click)
         notes = notes | _float_like(ids) * np.int8(FLOAT_LIKE_ID)
         columns = {"user_id": user, "item_id": item, "event_ts": time.cast(pa.timestamp("us", "UTC")), "position": order}
-        columns |= {"example_age": age} | of_features
+        columns |= {"example_age": age, "weight": kinds.weight} | of_features
         also = {DAY: values.days_of(time, settings), NOTES: pa.array(notes), LOOKS_LIKE: looks_like}
+        if ACTIVITY in self.schema.names:
+            also[ACTIVITY] = self._activity(batch, kinds, item, usable, nulls)
         return _batch(batch, source, columns, fates, also).select(self.schema.names)
+
+    def _kinds(self, batch: Batch, nulls: pa.Array) -> activity.Kinds:
+        """What kind of event each row is."""
+        if self.settings.events:
+            text = values.known(values.texts(batch.columns[self.settings.events.column]).text, nulls)
+            return activity.Kinds.by_name(text, self.settings.events)
+        click = self.settings.columns.click
+        return activity.Kinds.by_flag(values.flags(batch.columns[click]) if click else np.ones(batch.rows, np.int8))
+
+    def _activity(self, batch: Batch, kinds: activity.Kinds, item: pa.Array, usable: values.Mask, nulls: pa.Array) -> pa.Array:
+        """The events of further sequences that each usable row is, activity.TYPE."""
+        found = []
+        for sequence in self.sequences:
+            own, _ = values.lists(batch.columns[sequence.source], None, nulls)
+            tokens = activity.words(own) if sequence.tokens == "words" else activity.without_nulls(own)
+            found.append((sequence.name, tokens, usable & kinds.of(sequence.events)))
+        if self.impressions:
+            shown = activity.without_nulls(pa.ListArray.from_arrays(np.arange(batch.rows + 1, dtype=np.int32), item))
+            found.append((IMPRESSIONS, shown, usable & kinds.shown))
+        return activity.lists(found, batch.rows)
 
     def _clock(self, batch: Batch) -> tuple[pa.Array, pa.Array, pa.Array, npt.NDArray[np.int8]]:
         """µs, position, what unit the times look like, and notes."""
@@ -154,7 +187,7 @@ class Entries:
     column: str
     name: str
     reason: str
-    features: tuple[ItemFeature, ...] = ()
+    features: tuple[Feature | Number, ...] = ()
 
     @property
     def needs(self) -> list[Need]:
@@ -210,23 +243,28 @@ class Lines:
 Mapping = Clicks | Entries | Lines
 
 
-def features_needed(features: Iterable[Feature]) -> list[Need]:
+def features_needed(features: Iterable[Feature | Number]) -> list[Need]:
     """The columns that features are read from."""
-    return [Need(f.source, "list" if isinstance(f, ItemFeature) else "feature", is_required=False) for f in features]
+    return [Need(f.source, "number" if isinstance(f, Number) else "list", is_required=False) for f in features]
 
 
-def features_schema(features: Iterable[ItemFeature]) -> dict[str, pa.DataType]:
-    """The types of items' features."""
-    return {f.name: pa.list_(_STRING) if f.multi else _STRING for f in features}
+def features_schema(features: Iterable[Feature | Number]) -> dict[str, pa.DataType]:
+    """The types of features."""
+    return {f.name: pa.float64() if isinstance(f, Number) else pa.list_(_STRING) if f.multi else _STRING for f in features}
 
 
-def _features(batch: Batch, features: Sequence[Feature], nulls: pa.Array) -> tuple[dict[str, pa.Array], list[values.Texts]]:
-    """The features' values by name, and how their texts were read."""
+def _features(
+    batch: Batch, features: Iterable[Feature | Number], nulls: pa.Array
+) -> tuple[dict[str, pa.Array], list[values.Texts]]:
+    """The features' values by name, and how their texts were read; what is no number is unknown."""
     found: dict[str, pa.Array] = {}
     read = []
     for feature in features:
         column = batch.columns[feature.source]
-        if isinstance(feature, ItemFeature) and feature.multi:
+        if isinstance(feature, Number):
+            found[feature.name], _ = values.numbers(column)
+            continue
+        if feature.multi:
             found[feature.name], texts = values.lists(column, feature.separator, nulls)
         else:
             found[feature.name], texts = values.firsts(column, nulls)

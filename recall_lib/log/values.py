@@ -105,8 +105,11 @@ def is_float_like(text: pa.Array) -> Mask:
     return ends.to_numpy(zero_copy_only=False)
 
 
-def lists(values: pa.Array, separator: str, nulls: pa.Array) -> tuple[pa.Array, Texts]:
-    """The values of a multi-valued column: list<string>, empty where there are none; and how their texts were read."""
+def lists(values: pa.Array, separator: str | None, nulls: pa.Array) -> tuple[pa.Array, Texts]:
+    """The values of a multi-valued column: list<string>, empty where there are none; and how their texts were read.
+
+    Without a separator a text is one value.
+    """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if _is_list(values.type):
@@ -117,8 +120,12 @@ def lists(values: pa.Array, separator: str, nulls: pa.Array) -> tuple[pa.Array, 
         flat = parts.text
     else:
         whole = texts(values)
-        split = pc.split_pattern(known(whole.text, nulls), separator)
-        lengths, flat = pc.list_value_length(split), split.flatten()
+        text = known(whole.text, nulls)
+        if separator is None:
+            lengths, flat = text.is_valid().cast(pa.int32()), text.drop_null()
+        else:
+            split = pc.split_pattern(text, separator)
+            lengths, flat = pc.list_value_length(split), split.flatten()
     offsets = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), known(flat, nulls)), whole
 
@@ -126,7 +133,7 @@ def lists(values: pa.Array, separator: str, nulls: pa.Array) -> tuple[pa.Array, 
 def firsts(values: pa.Array, nulls: pa.Array) -> tuple[pa.Array, Texts]:
     """The values of a single-valued column; of a list the first one."""
     if _is_list(values.type):
-        found, whole = lists(values, "", nulls)
+        found, whole = lists(values, None, nulls)
         starts, ends = (found.offsets.to_numpy()[a : a + len(found)] for a in (0, 1))
         first = pa.array(np.where(starts < ends, starts, 0), mask=starts >= ends)
         return found.values.take(first) if len(found.values) else pa.nulls(len(found), pa.string()), whole

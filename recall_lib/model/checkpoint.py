@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from recall_lib.config import Features, Model, Samples
-from recall_lib.model.towers import CONTENT, YouTubeDNN
+from recall_lib.model.towers import YouTubeDNN, content_buffers
 from recall_lib.process.errors import DataRefused
 
 WEIGHTS, META = "model.safetensors", "model.json"
@@ -63,7 +63,9 @@ def load(folder: Path | str) -> tuple[YouTubeDNN, dict[str, Any]]:
         features, settings = Features(**meta["features"]), Model(**meta["model"])
         content = None
         if settings.item_rows != "own":
-            content = {f.name: [tensors[f"content.{f.name}_{part}"] for part in CONTENT] for f in features.item}
+            content = {
+                name: [tensors[f"content.{buffer}"] for buffer in own] for name, own in content_buffers(features).items()
+            }
         model = YouTubeDNN(features, settings, meta["sizes"], meta["samples"]["window_size"], content)
         model.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recall_lib.config import Features, Model
+from recall_lib.config import Model
 from recall_lib.model.batch import Batch
 
 
@@ -38,12 +38,23 @@ def mean_seen(table: Tensor, values: Tensor, counts: Tensor, batch: Batch, *, sp
     """
     if batch.shared is None:
         ends = F.pad(counts.cumsum(0), (1, 0))[F.pad(batch.length.cumsum(0), (1, 0))]
-        if sparse:
-            return F.embedding_bag(values, table, ends[:-1], mode="mean", sparse=True)
-        return _Mean.apply(table, values, torch.diff(ends))
+        return mean_of_lists(table, values, torch.diff(ends), sparse=sparse)
     sums = F.embedding_bag(values, table, counts.cumsum(0) - counts, mode="sum", sparse=sparse)
-    so_far = batch.padded(torch.cat([sums, counts[:, None].to(sums.dtype)], dim=1)).cumsum(dim=1)
-    return batch.seen(so_far[:, :, :-1] / so_far[:, :, -1:].clamp(min=1))
+    return batch.mean_seen(sums, counts)
+
+
+def mean_of_lists(table: Tensor, values: Tensor, counts: Tensor, *, sparse: bool) -> Tensor:
+    """The mean row of each list of ids, [B, dim]; zeros for an empty list.
+
+    Args:
+        table: [n, dim].
+        values: ids of all lists, one list after the other, int64 [total].
+        counts: number of ids of each list, int64 [B].
+        sparse: the table's gradient holds only the rows of these ids.
+    """
+    if sparse:
+        return F.embedding_bag(values, table, counts.cumsum(0) - counts, mode="mean", sparse=True)
+    return _Mean.apply(table, values, counts)
 
 
 class _Rows(torch.autograd.Function):
@@ -133,11 +144,10 @@ class LstmEncoder(nn.Module):
 class AttentionEncoder(nn.Module):
     """Causal self-attention in HSTU blocks (Zhai et al. 2024) over items, their features and learnt positions."""
 
-    def __init__(self, features: Features, model: Model, window_size: int) -> None:
-        """`window_size`: tokens of the longest history."""
+    def __init__(self, width: int, model: Model, window_size: int) -> None:
+        """`width`: of a token's embeddings; `window_size`: tokens of the longest history."""
         super().__init__()
         self.dim = model.encoder_dim
-        width = features.item_id.dim + sum(feature.dim for feature in features.item if model.item_rows == "own")
         self.project = nn.Identity() if width == self.dim else nn.Linear(width, self.dim)
         self.position = nn.Parameter(torch.randn(window_size, self.dim) * model.embedding_std)
         self.norm_in, self.norm_out = nn.LayerNorm(self.dim), nn.LayerNorm(self.dim)

@@ -58,10 +58,10 @@ def sampled_softmax(positive: Tensor, negative: Tensor, usable: Tensor) -> Tenso
         usable: bool [B, k], false for padding and accidental hits.
 
     Returns:
-        Mean over targets; log(k + 1) at initialisation with uniform q.
+        The loss of each target, [B]; log(k + 1) at initialisation with uniform q.
     """
     logits = torch.cat([positive[:, None], negative.masked_fill(~usable, -torch.inf)], dim=1)
-    return (logits.logsumexp(dim=1) - positive).mean()
+    return logits.logsumexp(dim=1) - positive
 
 
 def nce(positive: Tensor, negative: Tensor, usable: Tensor) -> Tensor:
@@ -73,10 +73,10 @@ def nce(positive: Tensor, negative: Tensor, usable: Tensor) -> Tensor:
         usable: bool [B, k], false for padding and accidental hits.
 
     Returns:
-        Sum over a target's k + 1 terms, mean over targets; at initialisation with uniform q over m items
+        The sum of each target's k + 1 terms, [B]; at initialisation with uniform q over m items
         log(1 + k/m) + k log(1 + m/k).
     """
-    return (F.softplus(-positive) + (F.softplus(negative) * usable).sum(dim=1)).mean()
+    return F.softplus(-positive) + (F.softplus(negative) * usable).sum(dim=1)
 
 
 def in_batch_softmax(scores: Tensor, target: Tensor, log_q: Tensor) -> Tensor:
@@ -88,14 +88,14 @@ def in_batch_softmax(scores: Tensor, target: Tensor, log_q: Tensor) -> Tensor:
         log_q: for each item id, [n], the logarithm of its share of all targets.
 
     Returns:
-        Mean over targets; about log(B) at initialisation if all shares are equal and all targets differ.
+        The loss of each target, [B]; about log(B) at initialisation if all shares are equal and all targets differ.
     """
     corrected = scores - log_q[target]
     same = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool, device=target.device)
-    return (corrected.masked_fill(same, -torch.inf).logsumexp(dim=1) - corrected.diagonal()).mean()
+    return corrected.masked_fill(same, -torch.inf).logsumexp(dim=1) - corrected.diagonal()
 
 
-def full_softmax(user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+def full_softmax(user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Softmax cross-entropy over the whole catalogue.
 
     Args:
@@ -103,12 +103,13 @@ def full_softmax(user: Tensor, items: Tensor, bias: Tensor | None, target: Tenso
         items: weights of the item ids from 2 on, [m, d].
         bias: of the same items, [m]; None: no bias.
         target: item ids, [B], 2 or above.
+        weight: of each target, [B]; None: 1.
 
     Returns:
-        Mean over targets; log(m) at initialisation.
+        The weighted losses' mean over targets; log(m) at initialisation without weights.
     """
     with torch.autocast(user.device.type, enabled=False):
-        loss: Tensor = _FullSoftmax.apply(user.float(), items.float(), bias, target - FIRST_INDEX)
+        loss: Tensor = _FullSoftmax.apply(user.float(), items.float(), bias, target - FIRST_INDEX, weight)
     return loss
 
 
@@ -119,20 +120,23 @@ class _FullSoftmax(torch.autograd.Function):
     """Computes the gradients in the forward pass, in chunks of targets, so the full [B, m] scores are never in memory."""
 
     @staticmethod
-    def forward(ctx: Any, user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+    def forward(ctx: Any, user: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, weight: Tensor | None) -> Tensor:
         rows = max(1, _SCORES_AT_ONCE // len(items))
         d_user, d_items, d_bias = torch.empty_like(user), torch.zeros_like(items), torch.zeros_like(items[:, 0])
         loss = user.new_zeros((), dtype=torch.float64)
         scores = user.new_empty(min(rows, len(user)), len(items))
-        for part, own, d_part in zip(user.split(rows), target[:, None].split(rows), d_user.split(rows), strict=True):
+        weights = torch.ones_like(user[:, :1]) if weight is None else weight[:, None]
+        parts = (tensor.split(rows) for tensor in (user, target[:, None], weights, d_user))
+        for part, own, w, d_part in zip(*parts, strict=True):
             p = torch.mm(part, items.T, out=scores[: len(part)])
             if bias is not None:
                 p.add_(bias)
             p.sub_(p.amax(dim=1, keepdim=True))
-            loss -= p.gather(1, own).sum()
+            loss -= (p.gather(1, own) * w).sum()
             mass = p.exp_().sum(dim=1, keepdim=True)
-            loss += mass.log().sum()
+            loss += (mass.log() * w).sum()
             p.scatter_add_(1, own, -mass)  # mass times the gradient of the scores; smaller tensors are divided by mass below
+            mass /= w
             torch.mm(p, items, out=d_part).div_(mass)
             d_items.addmm_(p.T, part / mass)
             if bias is not None:
@@ -145,7 +149,7 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0] * ctx.scale
         d_user, d_items, d_bias = (gradient * scale for gradient in ctx.saved_tensors)
-        return d_user, d_items, d_bias if ctx.biased else None, None
+        return d_user, d_items, d_bias if ctx.biased else None, None, None
 
 
 class Loss:
@@ -159,12 +163,17 @@ class Loss:
         self.proposal = Proposal(counts, 1.0 if training.loss == "in_batch_softmax" else alpha, device)
 
     def __call__(self, model: YouTubeDNN, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean over the batch's targets, scalar; the generator draws the negatives."""
+        """The mean of the targets' weighted losses, scalar; the generator draws the negatives."""
         user = model.user_representation(batch)
         if self.settings.loss == "full_softmax":
             known = slice(FIRST_INDEX, None)
             bias = None if model.item_bias is None else model.item_bias[known]
-            return full_softmax(user, model.candidates(known), bias, batch.target)
+            return full_softmax(user, model.candidates(known), bias, batch.target, batch.weight)
+        losses = self._of_targets(model, user, batch, generator)
+        return (losses if batch.weight is None else losses * batch.weight).mean()
+
+    def _of_targets(self, model: YouTubeDNN, user: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The loss of each target among other items of the batch or drawn ones, [B]."""
         log_q = self.proposal.log_q
         if self.settings.loss == "in_batch_softmax":
             return in_batch_softmax(model.shared_scores(user, batch.target), batch.target, log_q)

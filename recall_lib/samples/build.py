@@ -11,6 +11,7 @@ import pyarrow as pa
 from recall_lib.config import Features, Samples
 from recall_lib.samples import clicks as kernels
 from recall_lib.samples.clicks import Negatives, Users
+from recall_lib.samples.ids import IMPRESSIONS
 from recall_lib.samples.negatives import sampling_weights
 from recall_lib.samples.ragged import Float64s, Ints
 
@@ -62,7 +63,9 @@ def split_samples(table: pa.Table, recipe: Recipe) -> Iterator[tuple[str, pa.Rec
         keep = keep_probability(recipe.load_counts(), recipe.train_clicks, settings.subsample_threshold)
     if settings.negatives_per_positive:
         own = kernels.distinct(users.user[tokens.values], users.item[tokens.values], len(users.ids))
-        negatives = Negatives(own, sampling_weights(recipe.load_counts(), settings.negatives_alpha))
+        weights = sampling_weights(recipe.load_counts(), settings.negatives_alpha)
+        shown = users.sequences[IMPRESSIONS] if settings.negatives == "impressions" else None
+        negatives = Negatives(own, weights, shown)
     target = kernels.targets(users, tokens, starts, settings, keep, recipe.targets_since)
     rows = kernels.training_rows(users, tokens, starts, target, _ages(users, recipe.newest_ts), settings)
     for batch in kernels.record_batches(users, rows, recipe.features, settings.negatives_per_positive, negatives=negatives):

@@ -6,9 +6,10 @@ of a partition at once; nothing loops over users or clicks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ import pyarrow.compute as pc
 from pandas.util import hash_array
 
 from recall_lib.config import Features, Samples
-from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
+from recall_lib.samples import sequences
+from recall_lib.samples.ids import FIRST_INDEX, IMPRESSIONS, PADDING, UNKNOWN
 from recall_lib.samples.negatives import draw, mix
 from recall_lib.samples.ragged import Bools, Float32s, Float64s, Ints, Ragged, ceil_div, ranges
+from recall_lib.samples.sequences import Events
 
 # Tokens of a segment. A user with more tokens is cut into segments, which repeat window_size tokens.
 SEGMENT_LENGTH = 512
@@ -48,6 +51,9 @@ class Users:
         is_target: whether the click may be a target (build.samples_of_day), [clicks].
         features: for each feature the index of its value, [clicks + 2], or for a multi-valued one a list per click. The last
             two rows are for tokens without a click.
+        weight: the weight of each click as a target, float32 [clicks].
+        numbers: for each numeric feature the value of each click, NaN if it is unknown, float32 [clicks + 2].
+        sequences: the events of each further sequence.
     """
 
     ids: pa.Array
@@ -59,11 +65,17 @@ class Users:
     age: Float64s
     validates: Bools | None
     is_target: Bools | None
+    weight: Float32s
     features: dict[str, npt.NDArray | Ragged]
+    numbers: dict[str, Float32s]
+    sequences: dict[str, Events]
 
     @classmethod
     def of(cls, table: pa.Table, features: Features, seed: int = 0) -> Users:
-        """Make users from rows of transforms.samples.columns, in any order."""
+        """Make users from rows of transforms.samples.columns and with_activity, in any order."""
+        rows, names = table, [sequence.name for sequence in features.sequences]
+        if "sequence" in table.column_names:
+            table, names = rows.filter(pc.is_null(rows.column("sequence"))), [*names, IMPRESSIONS]
         codes = table.column("user_id").combine_chunks().dictionary_encode()
         by_id = pc.sort_indices(codes.dictionary)  # the order of users does not depend on the order of rows
         ids = codes.dictionary.take(by_id)
@@ -86,7 +98,9 @@ class Users:
             lists = lists.slices(lists.offsets[:-1][order], lists.offsets[1:][order])
             return Ragged(np.append(lists.values, _OF_NO_CLICK), np.append(lists.offsets, lists.offsets[-1] + np.array([1, 2])))
 
-        names = {f"{f.name}_index": False for f in features.user} | {f"{f.name}_index": f.multi for f in features.item}
+        def events(name: str) -> Events:
+            return Events.of(rows.filter(pc.equal(rows.column("sequence"), name)), ids)
+
         return cls(
             ids=ids,
             offsets=offsets,
@@ -97,7 +111,13 @@ class Users:
             age=column("example_age") if "example_age" in table.column_names else np.full(len(order), np.nan),
             validates=mark("validates"),
             is_target=mark("is_target"),
-            features={name: feature(name, multi) for name, multi in names.items()},
+            weight=column("weight").astype(np.float32) if features.weighted else np.ones(len(order), np.float32),
+            features={f.name: feature(f"{f.name}_index", f.multi) for f in (*features.target_ids, *features.token_ids)},
+            numbers={
+                n.name: np.append(column(f"{n.name}_value"), [np.float32(np.nan)] * 2)
+                for n in (*features.target_numbers, *features.token_numbers)
+            },
+            sequences={name: events(name) for name in names},
         )
 
 
@@ -307,10 +327,12 @@ class Negatives:
     Attributes:
         own: for each user, the items that are not negatives, ascending (ragged [U]).
         weights: the weight of each item index, [items]; see samples.negatives.
+        shown: the items that users were shown; they come first. None: all negatives are drawn.
     """
 
     own: Ragged
     weights: Float64s
+    shown: Events | None = None
 
     def draw(self, users: Users, rows: Rows, k: int) -> npt.NDArray[np.int32]:
         """k negatives for each target of the rows, [targets, k]."""
@@ -318,7 +340,29 @@ class Negatives:
         with np.errstate(over="ignore"):
             nth = (rows.event - users.offsets[user]).astype(np.uint64)
             keys = mix(mix(users.key[user] + _NEGATIVES) + nth)
-        return draw(keys, self.own.slices(self.own.offsets[user], self.own.offsets[user + 1]), self.weights, k)
+        own = self.own.slices(self.own.offsets[user], self.own.offsets[user + 1])
+        given = None if self.shown is None else self._shown_near(self.shown, users, user, rows.event, own, k)
+        return draw(keys, own, self.weights, k, given)
+
+    @staticmethod
+    def _shown_near(shown: Events, users: Users, user: Ints, event: Ints, own: Ragged, k: int) -> Ints:
+        """The last items, up to k, that a user was shown since the click before the target and not after it, [targets, k]."""
+        # The user's first click has none before it: then everything that the user was shown counts.
+        oldest = np.searchsorted(shown.user, user)
+        begin = np.where(event == users.offsets[user], oldest, shown.before(user, users.order[event - 1] + 1))
+        near = Ragged.spans(begin, shown.before(user, users.order[event] + 1))  # ragged [targets], oldest first
+        row = np.repeat(np.arange(len(user)), near.lengths)[::-1]
+        item = shown.tokens.values[near.values][::-1].astype(np.int64)  # newest first
+        forbidden = np.repeat(np.arange(len(user)), own.lengths) << 32 | own.values
+        usable = (item >= FIRST_INDEX) & ~np.isin(row << 32 | item, forbidden)
+        row, item = row[usable], item[usable]
+        _, newest = np.unique(row << 32 | item, return_index=True)
+        newest = newest[np.lexsort((newest, row[newest]))]  # each item once, row by row, newest first
+        row, item = row[newest], item[newest]
+        nth = ranges(np.bincount(row, minlength=len(user)))
+        given = np.zeros((len(user), k), np.int64)
+        given[row[nth < k], nth[nth < k]] = item[nth < k]
+        return given
 
 
 def record_batches(
@@ -358,25 +402,44 @@ def _batch(
         "example_age": _lists(targets, rows.age),
         "negatives": _lists(targets * negatives.shape[1], negatives.ravel()),  # [targets, k] -> [targets * k]
     }
-    for user_feature in features.user:
-        name = f"{user_feature.name}_index"
-        values = users.features[name]
-        assert not isinstance(values, Ragged), "a user feature has one value"
-        columns[name] = _lists(targets, values[rows.event])
-    lengths = {}
-    for feature in features.item:
-        values = users.features[f"{feature.name}_index"]
-        if isinstance(values, Ragged):
-            place = np.where(tokens < 0, tokens + len(values.offsets) - 1, tokens)  # offsets cannot be indexed from the end
-            values = values.slices(values.offsets[place], values.offsets[place + 1])
-            columns[f"{feature.name}_index"] = _lists(values.offsets[offsets], values.values)
-            lengths[f"{feature.name}_length"] = _lists(offsets, values.lengths.astype(np.int32))
-        else:
-            columns[f"{feature.name}_index"] = _lists(offsets, values[tokens])
-    columns |= lengths
+    if features.weighted:
+        columns["weight"] = _lists(targets, users.weight[rows.event])
+    ids = _id_columns(users, features.target_ids, targets, rows.event) | _id_columns(users, features.token_ids, offsets, tokens)
+    columns |= {name: ids[name] for name in sorted(ids, key=lambda name: name.endswith("_length"))}  # lengths are the last
+    for numbers, at, places in ((features.target_numbers, targets, rows.event), (features.token_numbers, offsets, tokens)):
+        columns |= {f"{number.name}_value": _lists(at, users.numbers[number.name][places]) for number in numbers}
+    target = tokens[rows.is_target]
+    moment = np.where(target >= 0, users.order[target], _AFTER_ALL)
+    for sequence in features.sequences:
+        parts = sequences.columns(users.sequences[sequence.name], rows.user, targets, moment, sequence.window_size)
+        columns |= {f"{sequence.name}_{suffix}": _lists(at, values) for suffix, (at, values) in parts.items()}
     none = np.zeros(len(rows.user) + 1, np.int64)
     columns["seen"] = _lists(seen.offsets, seen.values) if seen else _lists(none, np.zeros(0, np.int32))
     return pa.RecordBatch.from_pydict(columns)
+
+
+# The moment of a target that does not exist (inference): after every event.
+_AFTER_ALL = np.iinfo(np.int64).max
+
+
+def _id_columns(users: Users, features: Sequence[Any], offsets: Ints, places: Ints) -> dict[str, pa.Array]:
+    """The `_index` and `_length` columns of features.
+
+    Args:
+        offsets: where the places of each row begin, [R + 1].
+        places: rows of the columns in `users`; those of no click are counted from the end.
+    """
+    columns = {}
+    for feature in features:
+        values = users.features[feature.name]
+        if isinstance(values, Ragged):
+            place = np.where(places < 0, places + len(values.offsets) - 1, places)
+            values = values.slices(values.offsets[place], values.offsets[place + 1])
+            columns[f"{feature.name}_index"] = _lists(values.offsets[offsets], values.values)
+            columns[f"{feature.name}_length"] = _lists(offsets, values.lengths.astype(np.int32))
+        else:
+            columns[f"{feature.name}_index"] = _lists(offsets, values[places])
+    return columns
 
 
 def _lists(offsets: Ints, values: npt.NDArray) -> pa.Array:

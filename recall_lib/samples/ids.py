@@ -4,3 +4,4 @@
 PADDING, UNKNOWN, FIRST_INDEX = 0, 1, 2
 # The vocabulary's name for item ids; user features and item features have their own names.
 ITEM_ID = "item_id"
+IMPRESSIONS = "impressions"  # the name of the sequence of items that a user was shown, whether clicked or not

@@ -12,7 +12,9 @@ from recall_lib.samples.ragged import Bools, Float64s, Ints, Ragged
 _ROUNDS = 16
 
 
-def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -> npt.NDArray[np.int32]:
+def draw(
+    keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int, given: Ints | None = None
+) -> npt.NDArray[np.int32]:
     """k different items per target. Each is drawn in proportion to the weights of the items that are left.
 
     Args:
@@ -20,12 +22,13 @@ def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -
         own: the items that are not negatives of each target, ascending (ragged [n]).
         weights: the weight of each item index, [items]; 0 for items that are never drawn (0, 1, count 0).
         k: negatives per target.
+        given: negatives that are there already, [n, k], followed by zeros; None: none. The others are drawn.
 
     Returns:
         Item indexes, int32 [n, k]; rows with fewer candidates than k end in 0.
     """
     n = len(keys)
-    drawn = np.zeros((n, k), np.int64)
+    drawn = np.zeros((n, k), np.int64) if given is None else given.copy()
     cumulative = np.cumsum(weights)
     if not n or not k or not cumulative[-1]:
         return drawn.astype(np.int32)
@@ -33,7 +36,7 @@ def draw(keys: npt.NDArray[np.uint64], own: Ragged, weights: Float64s, k: int) -
     # A pair of row and item as one number, row * items + item: ascending, [total own].
     forbidden = np.repeat(np.arange(n), own.lengths) * items + own.values
     for column in range(k):
-        open_rows = np.arange(n)  # rows without an item in this column
+        open_rows = np.flatnonzero(drawn[:, column] == PADDING)  # rows without an item in this column
         for attempt in range(_ROUNDS):
             uniform = _uniform(keys[open_rows], np.uint64(column * _ROUNDS + attempt))  # [open rows], as `item` and `taken`
             item = np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), items - 1)

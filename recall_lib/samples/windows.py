@@ -8,7 +8,7 @@ of a segment (training.unit `run`): an encoder then runs once for all targets of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -39,10 +39,14 @@ class Windows:
     Attributes:
         history: item ids in `samples.order` (ragged int64 [S]).
         item: for each item feature, the values of each token, one history after another (ragged [tokens]).
-        user: for each user feature, int64 [T].
+        user: for each user feature of one value, int64 [T].
         example_age: days, float32 [T].
         target: item ids, int64 [T]; 0 if there is no target (inference), 1 if it is outside the vocabulary.
         negatives: item ids, int64 [T, negatives_per_positive], padded with 0.
+        lists: per user feature of several values, and per further sequence the tokens before the target (ragged int [T]).
+        numbers: per numeric feature of users, float32 [T]; NaN where unknown.
+        item_numbers: per numeric feature of items, float32 [tokens], in the order of `history`.
+        weight: of each target in the loss, float32 [T]; None: 1.
         shared: the part of a history that each target sees; None: target i sees all of history i.
     """
 
@@ -52,6 +56,10 @@ class Windows:
     example_age: Float32s
     target: Ints
     negatives: Ints
+    lists: dict[str, Ragged] = field(default_factory=dict)
+    numbers: dict[str, Float32s] = field(default_factory=dict)
+    item_numbers: dict[str, Float32s] = field(default_factory=dict)
+    weight: Float32s | None = None
     shared: Shared[Ints] | None = None
 
     def bags(self) -> dict[str, Ragged]:
@@ -72,15 +80,25 @@ class Segments:
         self._start = self.items.offsets[self.segment_of_target]
         self._age = lists["example_age"].values
         self._negatives = lists["negatives"].values
-        self._user = {f.name: lists[f"{f.name}_index"].values for f in features.user}
+        self._weight = lists["weight"].values if features.weighted else None
+        self._user = {f.name: lists[f"{f.name}_index"].values for f in features.target_ids if not f.multi}
+        self._numbers = {n.name: lists[f"{n.name}_value"].values for n in features.target_numbers}
+        self._item_numbers = {n.name: lists[f"{n.name}_value"].values for n in features.token_numbers}
         # For each item feature, the values of each token (ragged [tokens]).
         self._item = {
             f.name: Ragged.of(
                 lists[f"{f.name}_index"].values,
                 lists[f"{f.name}_length"].values if f.multi else np.ones(len(self.items.values), np.int64),
             )
-            for f in features.item
+            for f in features.token_ids
         }
+        self._lists = {
+            f.name: Ragged.of(lists[f"{f.name}_index"].values, lists[f"{f.name}_length"].values)
+            for f in features.target_ids
+            if f.multi
+        }
+        for sequence in features.sequences:
+            self._lists[sequence.name] = self._before(lists, sequence.name, sequence.window_size)
 
     @classmethod
     def from_arrow(cls, table: pa.Table | pa.RecordBatch, features: Features, samples: Samples) -> Segments:
@@ -95,6 +113,14 @@ class Segments:
     def __len__(self) -> int:
         """Number of targets."""
         return len(self.segment_of_target)
+
+    def _before(self, lists: Mapping[str, Ragged], name: str, window: int) -> Ragged:
+        """The tokens of the last `window` events of a further sequence that each target sees (ragged [T])."""
+        events = lists[f"{name}_length"]  # ragged [segments], values: tokens of each event
+        tokens = Ragged.of(lists[f"{name}_index"].values, events.values)  # ragged [events]
+        oldest = events.offsets[self.segment_of_target]
+        end = oldest + lists[f"{name}_seen"].values
+        return tokens.slices(tokens.offsets[np.maximum(oldest, end - window)], tokens.offsets[end])
 
     def windows(self, targets: Ints) -> Windows:
         """The windows of the given targets, in the given order."""
@@ -163,7 +189,13 @@ class Segments:
                 name: feature.slices(feature.offsets[token], feature.offsets[token + 1]) for name, feature in self._item.items()
             },
             user={name: values[targets].astype(np.int64) for name, values in self._user.items()},
+            lists={
+                name: lists.slices(lists.offsets[targets], lists.offsets[targets + 1]) for name, lists in self._lists.items()
+            },
+            numbers={name: values[targets] for name, values in self._numbers.items()},
+            item_numbers={name: values[token] for name, values in self._item_numbers.items()},
             example_age=self._age[targets].astype(np.float32),
             target=self.items.values[self._token[targets]].astype(np.int64),
             negatives=negatives,
+            weight=None if self._weight is None else self._weight[targets],
         )

@@ -91,6 +91,21 @@ def read_item_features(files: Sequence[str], names: Sequence[str], items: int) -
     return found
 
 
+def read_item_numbers(files: Sequence[str], names: Sequence[str], items: int) -> dict[str, Float32s]:
+    """For each numeric item feature, the value of each item index, float32 [items]; NaN if it is unknown.
+
+    Args:
+        files: the Parquet files of a schemas.items table.
+        names: the features' names.
+        items: number of item indexes, 0 and 1 included.
+    """
+    table = _read(files, ["item_index", *(f"{name}_value" for name in names)])
+    found = {name: np.full(items, np.nan, np.float32) for name in names}
+    for name, values in found.items():
+        values[table.column("item_index").to_numpy()] = table.column(f"{name}_value").to_numpy()
+    return found
+
+
 def read_priors(files: Sequence[str], items: int) -> Float64s:
     """The prior of each item index, float64 [items].
 

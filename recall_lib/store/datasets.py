@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from recall_lib.config import Config, ItemFeature, TopN, Training
+from recall_lib.config import Config, Feature, TopN, Training
 
 EVERYTHING = ("*",)  # as `inputs`: all other datasets
 
@@ -73,21 +73,26 @@ def _all_of(section: type[Training | TopN], name: str, *, but: set[str]) -> tupl
 
 # Settings that decide the text of the features' values, and then their ids. Their widths belong to the model.
 _TEXT = (
-    *(f"features.user.{key}" for key in ("name", "column")),
-    *(f"features.item.{key}" for key in ("name", "column", "multi", "separator")),
+    *(f"features.{kind}.{key}" for kind in ("user", "item") for key in ("name", "column", "multi", "separator")),
+    *(f"features.numbers.{key}" for key in ("name", "column")),
 )
+
 _IDS = (
     *_TEXT,
     *(f"features.{kind}.{key}" for kind in ("user", "item") for key in ("min_count", "buckets")),
     "features.item_id.min_count",
+    *(f"features.numbers.{key}" for key in ("of", "form", "buckets")),
+    "features.time.name",
+    *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens", "min_count")),
 )
 _CLICKS = tuple(
     f"input.{key}"
     for key in (
         *("format", "items", "file_format", "options", "header", "null_values", "ordering", "time_unit", "time_format"),
-        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header"),
+        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "user_table", "events"),
     )
 )
+_ACTIVITY = ("samples.negatives", *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens")))
 _DAY = ("input.timezone", "input.day_starts_at")
 _HOLD_OUT = ("input.ordering", *_DAY, "evaluation.protocol", "seed")
 _LISTS = ("input.users", *_all_of(TopN, "top_n", but={"user_id_only"}))
@@ -102,6 +107,15 @@ _ROWS = (
         user_column="user_id",
     ),
     Dataset(
+        name="activity",
+        job="events",
+        settings=(*_CLICKS, *_ACTIVITY),
+        retention="events_days",
+        columns="ACTIVITY",
+        user_column="user_id",
+        asked_for=lambda config: config.asks_for_activity,
+    ),
+    Dataset(
         name="rejects",
         job="events",
         settings=(*_CLICKS, *_TEXT),
@@ -113,8 +127,8 @@ _ROWS = (
     Dataset(
         name="vocab",
         job="vocab",
-        inputs=("events",),
-        settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days"),
+        inputs=("events", "activity"),
+        settings=(*_IDS, *_HOLD_OUT, "samples.look_back_days", "input.events.weigh_counts"),
         columns="VOCAB",
         user_column="value",
     ),
@@ -129,8 +143,15 @@ _ROWS = (
     Dataset(
         name="samples",
         job="samples",
-        inputs=("events", "vocab"),
-        settings=(*_IDS, *_HOLD_OUT, "samples", "input.columns.example_age", "input.columns.order"),
+        inputs=("events", "activity", "vocab"),
+        settings=(
+            *_IDS,
+            *_HOLD_OUT,
+            "samples",
+            "features.sequences.window_size",
+            "input.columns.example_age",
+            "input.columns.order",
+        ),
         columns="segments",
         key="split",
         values=("train", "validation", "test"),
@@ -167,7 +188,7 @@ _ROWS = (
     Dataset(
         name="index",
         job="index",
-        inputs=("events", "vocab", "models", "vectors"),
+        inputs=("events", "activity", "vocab", "models", "vectors"),
         settings=("index", "top_n.n", "seed", "input.users"),
     ),
     Dataset(
@@ -180,7 +201,7 @@ _ROWS = (
     Dataset(
         name="top_n",
         job="top_n",
-        inputs=("events", "vocab", "models", "index", "popular"),
+        inputs=("events", "activity", "vocab", "models", "index", "popular"),
         settings=_LISTS,
         columns="TOP_N",
         user_column="user_id",
@@ -188,7 +209,7 @@ _ROWS = (
     Dataset(
         name="top_n_user_id",
         job="top_n",
-        inputs=("events", "vocab", "models", "index", "popular"),
+        inputs=("events", "activity", "vocab", "models", "index", "popular"),
         settings=_LISTS,
         columns="TOP_N",
         user_column="user_id",
@@ -204,7 +225,7 @@ _ROWS = (
     Dataset(
         name="metrics",
         job="metrics",
-        inputs=("samples", "events", "vocab", "models", "index"),
+        inputs=("samples", "events", "activity", "vocab", "models", "index"),
         settings=("evaluation", "top_n.filter_seen"),
     ),
     Dataset(name="reports", job="report", inputs=EVERYTHING),
@@ -287,4 +308,4 @@ def _value(settings: Any, names: list[str]) -> Any:
     return _value(settings.get(names[0]), names[1:])
 
 
-_FEATURE = ItemFeature(name="any").model_dump(mode="json")
+_FEATURE = Feature(name="any").model_dump(mode="json")

@@ -34,7 +34,8 @@ def _struct(**columns: DataType) -> StructType:
 
 # source: file or folder; reason: one word; raw: the line, or the row as CSV or JSON
 REJECTS = _struct(source=StringType(), reason=StringType(), raw=StringType())
-# key (feature, index); index 1 has a null value and the count of everything filtered
+# key (feature, index); index 1 has a null value and the count of everything filtered. Of a number index and value are a
+# percentile, 0 to 100, and the number there, and count is that of all clicks with a known number.
 VOCAB = _struct(feature=StringType(), index=IntegerType(), value=StringType(), count=LongType())
 ITEM_VECTORS = _struct(item_index=IntegerType(), item_id=StringType(), vector=ArrayType(FloatType()))
 USER_VECTORS = _struct(user_id=StringType(), vector=ArrayType(FloatType()))
@@ -58,9 +59,21 @@ def events(features: Features) -> StructType:
         "position": LongType(),
         "example_age": DoubleType(),  # days; null unless the log brings its own
     }
-    columns |= {feature.name: StringType() for feature in features.user}
-    columns |= {f.name: ArrayType(StringType()) if f.multi else StringType() for f in features.item}
+    columns |= {f.name: ArrayType(StringType()) if f.multi else StringType() for f in (*features.user, *features.item)}
+    columns |= {number.name: DoubleType() for number in features.numbers}  # null where unknown
+    columns |= {"weight": DoubleType()} if features.weighted else {}  # of the click as a target
     return _struct(**columns)
+
+
+# What users did besides clicking: one row per event of a further sequence, or per item that a user was shown (sequence
+# `impressions`). `values`: the event's tokens, or the item's id.
+ACTIVITY = _struct(
+    user_id=StringType(),
+    event_ts=TimestampType(),
+    position=LongType(),
+    sequence=StringType(),
+    values=ArrayType(StringType()),
+)
 
 
 def segments(features: Features) -> StructType:
@@ -76,9 +89,19 @@ def segments(features: Features) -> StructType:
         "example_age": ArrayType(FloatType()),  # days, one per target
         "negatives": _INTS,  # negatives_per_positive for each target, padded with 0
     }
-    columns |= {f"{feature.name}_index": _INTS for feature in features.user}  # one per target
-    columns |= {f"{feature.name}_index": _INTS for feature in features.item}  # the tokens' values, concatenated
-    columns |= {f"{f.name}_length": _INTS for f in features.item if f.multi}  # number of values of each token, at least 1
+    columns |= {"weight": ArrayType(FloatType())} if features.weighted else {}  # one per target
+    columns |= {f"{f.name}_index": _INTS for f in features.target_ids}  # the targets' values, concatenated
+    columns |= {f"{f.name}_index": _INTS for f in features.token_ids}  # the tokens' values, concatenated
+    # Number of values of each target or token, at least 1.
+    columns |= {f"{f.name}_length": _INTS for f in (*features.target_ids, *features.token_ids) if f.multi}
+    # One per target or token; NaN where unknown.
+    columns |= {f"{n.name}_value": ArrayType(FloatType()) for n in (*features.target_numbers, *features.token_numbers)}
+    for sequence in features.sequences:
+        columns |= {
+            f"{sequence.name}_index": _INTS,  # the tokens of the segment's events, oldest first, concatenated
+            f"{sequence.name}_length": _INTS,  # number of tokens of each event
+            f"{sequence.name}_seen": _INTS,  # one per target: how many of these events were before it
+        }
     columns["seen"] = _INTS
     return _struct(**columns)
 
@@ -89,7 +112,8 @@ def items(features: Features) -> StructType:
     `prior` is the prior of model.recency, the logarithm of a rate; 0 without model.recency.
     """
     columns: dict[str, DataType] = {"item_index": IntegerType(), "prior": DoubleType()}
-    columns |= {f"{feature.name}_index": _INTS for feature in features.item}
+    columns |= {f"{feature.name}_index": _INTS for feature in features.token_ids}
+    columns |= {f"{number.name}_value": FloatType() for number in features.token_numbers}  # NaN where unknown
     return _struct(**columns)
 
 

@@ -212,9 +212,13 @@ def join(parts: list[Windows]) -> Windows:
         history=lists([p.history for p in parts]),
         item={name: lists([p.item[name] for p in parts]) for name in first.item},
         user={name: joined(p.user[name] for p in parts) for name in first.user},
+        lists={name: lists([p.lists[name] for p in parts]) for name in first.lists},
+        numbers={name: joined(p.numbers[name] for p in parts) for name in first.numbers},
+        item_numbers={name: joined(p.item_numbers[name] for p in parts) for name in first.item_numbers},
         example_age=joined(p.example_age for p in parts),
         target=joined(p.target for p in parts),
         negatives=joined(p.negatives for p in parts),
+        weight=None if first.weight is None else joined(p.weight for p in parts if p.weight is not None),
     )
 
 
@@ -285,4 +289,6 @@ def _unpack(groups: list[PackedRows]) -> dict[str, Ragged]:
 
 
 def _dtype(name: str) -> type[np.generic]:
-    return {"example_age": np.float32, "is_target": np.bool_}.get(name, np.int32)
+    if name in ("example_age", "weight") or name.endswith("_value"):
+        return np.float32
+    return np.bool_ if name == "is_target" else np.int32

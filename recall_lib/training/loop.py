@@ -24,7 +24,7 @@ from recall_lib.process.errors import DataRefused, RecallError
 from recall_lib.samples.ids import ITEM_ID
 from recall_lib.samples.ragged import Ints
 from recall_lib.samples.windows import Windows
-from recall_lib.store.arrays import read_item_features
+from recall_lib.store.arrays import read_item_features, read_item_numbers
 from recall_lib.training import loader, shards
 from recall_lib.training.journal import Journal
 from recall_lib.training.ranks import Ranks
@@ -291,12 +291,13 @@ def _windows(spec: TrainSpec, urls: Sequence[str], sizes: Ints, rank: int, epoch
 
 def _model(spec: TrainSpec) -> YouTubeDNN:
     """A model with its first weights."""
-    content = None
+    content: dict[str, list[Tensor]] | None = None
     if spec.model.item_rows != "own":
-        known = read_item_features(spec.items, [feature.name for feature in spec.features.item], spec.sizes[ITEM_ID])
-        content = {
-            n: (torch.from_numpy(lists.values.copy()).long(), torch.from_numpy(lists.offsets)) for n, lists in known.items()
-        }
+        items, features = spec.sizes[ITEM_ID], spec.features
+        lists = read_item_features(spec.items, [f.name for f in features.token_ids], items)
+        numbers = read_item_numbers(spec.items, [n.name for n in features.token_numbers], items)
+        content = {n: [torch.from_numpy(own.values.copy()).long(), torch.from_numpy(own.offsets)] for n, own in lists.items()}
+        content |= {name: [torch.from_numpy(values)] for name, values in numbers.items()}
     sparse = spec.training.gradients == "rows"
     model = YouTubeDNN(spec.features, spec.model, spec.sizes, spec.samples.window_size, content, sparse=sparse)
     if spec.first:

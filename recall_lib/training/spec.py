@@ -81,7 +81,10 @@ class TrainSpec(Section):
     @property
     def streamed(self) -> Features:
         """The features read with the samples. Without item features if model.item_rows reads them from items/dt."""
-        return self.features if self.model.item_rows == "own" else self.features.model_copy(update={"item": []})
+        if self.model.item_rows == "own":
+            return self.features
+        of_users = tuple(number for number in self.features.numbers if number.of == "user")
+        return self.features.model_copy(update={"item": (), "numbers": of_users})
 
     def fingerprint(self) -> str:
         """sha256 of everything that a checkpoint depends on, which excludes the places of files and of ranks."""

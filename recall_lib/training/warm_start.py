@@ -37,15 +37,18 @@ def carry_over(model: YouTubeDNN, first: FirstWeights, spec: TrainSpec) -> None:
         DataRefused: the earlier model has been published again.
     """
     before = _load(first)
-    hashed = {feature.name for feature in (*spec.features.user, *spec.features.item) if feature.buckets}
+    features = spec.features
+    fixed = {f.name for f in (*features.user, *features.item) if f.buckets} | {
+        f.name for f in (*features.time, *features.numbers)
+    }
     ids = {
-        name: np.arange(size) if name in hashed else previous_ids(first.vocab, spec.vocab_files, name, size)
+        name: np.arange(size) if name in fixed else previous_ids(first.vocab, spec.vocab_files, name, size)
         for name, size in spec.sizes.items()
     }
-    features = model.rows_of_features()
+    rows = model.rows_of_features()
     for name, weights in model.named_parameters():
-        if name in features:
-            earlier = torch.from_numpy(ids[features[name]])
+        if name in rows:
+            earlier = torch.from_numpy(ids[rows[name]])
             known = earlier >= 0
             weights[known] = before.get_parameter(name)[earlier[known]]
         else:

@@ -5,12 +5,27 @@ log/clicks.py maps single rows. Here is what needs several of them: the item tab
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from recall_lib.config import Feature, Features, Input, ItemFeature
+from recall_lib.config import Feature, Features, Input, Number
 from recall_lib.log.batch import BLANK
-from recall_lib.log.clicks import DATE_ONLY, DAY, FATE, FLOAT_LIKE_ID, KEPT, LOOKS_LIKE, NOT_CLICKED, NOTES, PLACE, RAW, SOURCE
+from recall_lib.log.clicks import (
+    ACTIVITY,
+    DATE_ONLY,
+    DAY,
+    FATE,
+    FLOAT_LIKE_ID,
+    KEPT,
+    LOOKS_LIKE,
+    NOT_CLICKED,
+    NOTES,
+    PLACE,
+    RAW,
+    SOURCE,
+)
 from recall_lib.process.errors import DataRefused, NoInput
 from recall_lib.store import schemas
 
@@ -23,30 +38,25 @@ UNKNOWN_ITEMS = 0.5  # below this share of the items the ids of log and item tab
 _COUNTED = 1_000_000
 
 
-def _with_items(clicks: DataFrame, items: DataFrame, features: Features) -> DataFrame:
-    """Clicks with the features of the item table; an item that it lacks has an empty list, and null for a single value."""
-    lists = {f.name: F.coalesce(f.name, F.array().cast("array<string>")) for f in features.item if f.multi}
-    return clicks.join(items, "item_id", "left").withColumns(lists)
-
-
-def item_table(entries: DataFrame, features: list[ItemFeature]) -> DataFrame:
-    """One row per item: item_id, and for each feature the first value that is known, in the order of the table.
+def entries_by_id(entries: DataFrame, key: str, features: Sequence[Feature | Number]) -> DataFrame:
+    """One row per id, and for each feature the first value that is known, in the order of the table.
 
     Args:
         entries: rows of log.clicks.Entries; of a catalog table, which has no order, the least value is taken.
+        key: the column of the ids.
         features: those that the table holds.
     """
 
-    def first_known(feature: ItemFeature) -> Column:
+    def first_known(feature: Feature | Number) -> Column:
         value = F.col(feature.name)
         return F.min_by(value, F.when(_is_known(feature), F.struct(PLACE, value))).alias(feature.name)
 
-    return entries.where(F.col(FATE) == KEPT).groupBy("item_id").agg(*map(first_known, features))
+    return entries.where(F.col(FATE) == KEPT).groupBy(key).agg(*map(first_known, features))
 
 
-def _is_known(feature: Feature) -> Column:
+def _is_known(feature: Feature | Number) -> Column:
     value = F.col(feature.name)
-    return F.coalesce(F.size(value), F.lit(0)) > 0 if isinstance(feature, ItemFeature) and feature.multi else value.isNotNull()
+    return F.coalesce(F.size(value), F.lit(0)) > 0 if feature.multi else value.isNotNull()
 
 
 def known_items(clicks: DataFrame, table: DataFrame) -> dict[str, int]:
@@ -132,14 +142,31 @@ def assign_days(judged: DataFrame, ordering: str, dt: str, days: list[str]) -> D
     return judged.withColumn("dt", F.coalesce(DAY, F.lit(dt)))
 
 
-def kept_clicks(judged: DataFrame, items: DataFrame | None, settings: Input, features: Features) -> DataFrame:
-    """The events columns and dt, each click once; `items` is the item table, if features are read from it."""
+def kept_clicks(judged: DataFrame, tables: Mapping[str, DataFrame], settings: Input, features: Features) -> DataFrame:
+    """The events columns and dt, each click once.
+
+    Args:
+        judged: the log's rows with their fate and dt.
+        tables: by item_id or user_id, the features that are read from tables (`entries_by_id`). An id that a table lacks has
+            an empty list, and null for a single value.
+        settings: of the log.
+        features: all of them.
+    """
     if settings.format == "sessions":
         return _clicks_of_lines(judged, features, settings.nulls)
     clicks = judged.where(F.col(FATE) == KEPT)
-    if items is not None:
-        clicks = _with_items(clicks, items, features)
-    return clicks.select(*schemas.events(features).names, "dt").distinct()
+    for key, table in tables.items():
+        clicks = clicks.join(table, key, "left")
+    several = [feature.name for feature in (*features.user, *features.item) if feature.multi]
+    lists = {name: F.coalesce(name, F.array().cast("array<string>")) for name in several}
+    return clicks.withColumns(lists).select(*schemas.events(features).names, "dt").distinct()
+
+
+def activity(judged: DataFrame) -> DataFrame:
+    """schemas.ACTIVITY and dt, each event once; none of rows that were rejected or belong to other days."""
+    rows = judged.where(F.col(FATE).isin(KEPT, NOT_CLICKED)).withColumn("_event", F.explode(ACTIVITY))
+    columns = [name for name in schemas.ACTIVITY.names if name not in ("sequence", "values")]
+    return rows.select(*columns, "_event.sequence", "_event.values", "dt").distinct()
 
 
 def rejects(judged: DataFrame) -> DataFrame:
@@ -259,7 +286,7 @@ def check_share(rejected: int, rows: int, reasons: dict[str, int], settings: Inp
         )
 
 
-def _split_values(text: Column, feature: ItemFeature, nulls: list[str]) -> Column:
+def _split_values(text: Column, feature: Feature, nulls: list[str]) -> Column:
     """The feature's value, or its list of values (empty when there is none); an empty value inside a list is null."""
 
     def known(value: Column) -> Column:

@@ -19,12 +19,15 @@ _UNIT = 1 << 20  # decayed clicks are summed as whole numbers of 1 / _UNIT click
 
 
 def newest_features(clicks: DataFrame, features: Features) -> DataFrame:
-    """Each known item with the ids of its features at its newest click: item_index, `<feature>_index` (lists).
+    """Each known item with its features at its newest click: item_index, `<feature>_index` (lists of ids), `<number>_value`.
 
     Args:
         clicks: encoded events with `tie`.
     """
-    columns = {f"{f.name}_index": F.col(f"{f.name}_index") if f.multi else F.array(f"{f.name}_index") for f in features.item}
+    columns = {
+        f"{f.name}_index": F.col(f"{f.name}_index") if f.multi else F.array(f"{f.name}_index") for f in features.token_ids
+    }
+    columns |= {f"{n.name}_value": F.col(f"{n.name}_value") for n in features.token_numbers}
     known = clicks.where(F.col("item_index") >= FIRST_INDEX)
     if not columns:
         return known.select("item_index").distinct()

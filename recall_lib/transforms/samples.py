@@ -28,7 +28,8 @@ def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
         marks: further columns of `clicks` that the caller needs: `validates` for `split_samples`, `is_target` for
             `samples_of_day`, `example_age` where the log brings it, `position` where it orders clicks of one time.
     """
-    names = [f"{f.name}_index" for f in (*features.user, *features.item)]
+    names = [f"{f.name}_index" for f in (*features.target_ids, *features.token_ids)]
+    names += [f"{n.name}_value" for n in (*features.target_numbers, *features.token_numbers)] + ["weight"] * features.weighted
     tie = ["tie"] if names or "example_age" in marks else []  # otherwise clicks of one time and item are equal in all columns
     return clicks.select(
         "user_id",
@@ -39,6 +40,23 @@ def columns(clicks: DataFrame, features: Features, *marks: str) -> DataFrame:
         *names,
         *marks,
     )
+
+
+def with_activity(clicks: DataFrame, activity: DataFrame) -> DataFrame:
+    """The clicks, and as further rows the events of the sequences; column `sequence` is null in clicks.
+
+    Args:
+        clicks: `columns`.
+        activity: encoded by `vocab.encode_activity`.
+    """
+    events = activity.select(
+        "user_id",
+        "sequence",
+        F.coalesce(F.unix_micros("event_ts"), "position").alias("order"),
+        F.xxhash64("values").alias("tie"),
+        "tokens",
+    )
+    return clicks.unionByName(events, allowMissingColumns=True)
 
 
 def split_samples(clicks: DataFrame, partitions: int, recipe: Recipe, folder: str) -> DataFrame:

@@ -10,7 +10,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from recall_lib.config import Feature, Features
-from recall_lib.samples.ids import FIRST_INDEX, ITEM_ID, UNKNOWN
+from recall_lib.samples.ids import FIRST_INDEX, IMPRESSIONS, ITEM_ID, UNKNOWN
+from recall_lib.transforms.numbers import encode_numbers, encode_time
 
 
 @dataclass(frozen=True)
@@ -23,43 +24,58 @@ class FeatureSize:
     unknown_count: int = 0
 
 
-def count_values(events: DataFrame, held_out: DataFrame, features: Features) -> DataFrame:
+def count_values(clicks: DataFrame, features: Features, activity: DataFrame | None = None) -> DataFrame:
     """Training counts: rows (feature, value, count); value null counts the values that are unknown in the log itself.
 
     Items, item features and user_id count once per click, other user features once per user (as in P). An item that only
     held-out clicks have is counted 0 if item_id.min_count is 1, so that it keeps an id.
 
     Args:
-        events: all clicks, held-out ones included.
-        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        clicks: the result of `training_counts`.
         features: the features to count.
+        activity: the events of further sequences, whose tokens are all counted.
     """
-    clicks = events.withColumn("_n", F.lit(1)).unionByName(held_out.select(*events.columns, F.lit(-1).alias("_n")))
     # One frame per feature: each reads only its own column, and counts before it shuffles.
     counted = [_count(clicks, ITEM_ID, F.col(ITEM_ID))]
     for feature in (*features.user, *features.item):
         if feature.buckets:
             continue
-        if getattr(feature, "multi", False):
-            counted.append(_count(clicks, feature.name, F.explode(_known_list(feature.name))))
-        elif feature in features.item or feature.name == "user_id":
-            counted.append(_count(clicks, feature.name, F.col(feature.name)))
-        else:
+        rows = clicks
+        if feature in features.user and feature.name != "user_id":
             pairs = clicks.groupBy("user_id", feature.name).agg(F.sum("_n").alias("_clicks")).where("_clicks > 0")
-            counted.append(_count(pairs.withColumn("_n", F.lit(1)), feature.name, F.col(feature.name)))
+            rows = pairs.withColumn("_n", F.lit(1))
+        value = F.explode(_known_list(feature.name)) if feature.multi else F.col(feature.name)
+        counted.append(_count(rows, feature.name, value))
+    if activity is not None:
+        own = activity.where(F.col("sequence").isin([sequence.name for sequence in features.sequences]))
+        tokens = own.select("sequence", F.explode("values").alias("value")).groupBy("sequence", "value")
+        counted.append(tokens.agg(F.count(F.lit(1)).alias("count")).withColumnRenamed("sequence", "feature"))
     values = reduce(DataFrame.unionByName, counted)
     may_be_unseen = (F.col("feature") == ITEM_ID) & F.lit(features.item_id.min_count == 1)
     return values.where((F.col("count") > 0) | may_be_unseen)
 
 
+def training_counts(events: DataFrame, held_out: DataFrame, *, weigh: bool = False) -> DataFrame:
+    """The clicks with `_n`, whose sums count the training clicks.
+
+    Args:
+        events: all clicks, held-out ones included.
+        held_out: the clicks among them that are not for training. They are few, so their counts are subtracted.
+        weigh: count each click by its weight.
+    """
+    one = F.col("weight").cast("decimal(18,6)") if weigh else F.lit(1)
+    return events.withColumn("_n", one).unionByName(held_out.select(*events.columns, (-one).alias("_n")))
+
+
 def _count(rows: DataFrame, name: str, value: Column) -> DataFrame:
-    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.sum("_n").cast("long").alias("count"))
+    values = rows.select(value.alias("value"), "_n").groupBy("value").agg(F.round(F.sum("_n")).cast("long").alias("count"))
     return values.select(F.lit(name).alias("feature"), "value", "count")
 
 
 def filter_rare(counts: DataFrame, features: Features) -> DataFrame:
     """The counts, in which value null takes in every value with fewer than its feature's min_count."""
     limits = {f.name: f.min_count for f in (*features.user, *features.item)} | {ITEM_ID: features.item_id.min_count}
+    limits |= {sequence.name: sequence.min_count for sequence in features.sequences}
     limit = F.create_map(*(F.lit(part) for pair in limits.items() for part in pair))[F.col("feature")]
     # Items that only held-out clicks have (count 0) are kept: count_values yields them only if the limit is 1.
     kept = (F.col("count") >= limit) | (F.col("count") == 0)
@@ -107,9 +123,11 @@ def describe(found: list[FeatureSize], features: Features) -> dict[str, Any]:
         unknown values occur, "train_clicks": the training clicks}
     """
     items = next((size for size in found if size.feature == ITEM_ID), FeatureSize(ITEM_ID))
-    sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item))], FIRST_INDEX)
+    sizes = dict.fromkeys([ITEM_ID, *(f.name for f in (*features.user, *features.item, *features.sequences))], FIRST_INDEX)
     sizes |= {size.feature: size.ids for size in found}
     sizes |= {f.name: FIRST_INDEX + f.buckets for f in (*features.user, *features.item) if f.buckets}
+    sizes |= {n.name: FIRST_INDEX + n.buckets for n in features.numbers if n.form == "buckets"}
+    sizes |= {f.name: FIRST_INDEX + f.values for f in features.time}
     return {
         "sizes": sizes,
         "known_count": {size.feature: size.known_count for size in found},
@@ -125,25 +143,44 @@ def known_items(vocab: DataFrame) -> DataFrame:
 
 
 def encode(events: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
-    """Adds item_index and `<feature>_index` (int, or list for multi)."""
+    """Adds item_index, `<feature>_index` (int, or list for multi) and `<number>_value` (float)."""
     items = vocab.where((F.col("feature") == ITEM_ID) & F.col("value").isNotNull())
     items = items.select(F.col("value").alias(ITEM_ID), F.col("index").alias("item_index"))
     encoded = events.join(items, ITEM_ID, "left").withColumn("item_index", F.coalesce("item_index", F.lit(UNKNOWN)))
-    lists = []
     for feature in (*features.user, *features.item):
         column = f"{feature.name}_index"
-        multi = getattr(feature, "multi", False)
         if feature.buckets:
             each = partial(_bucket, feature)
             encoded = encoded.withColumn(
-                column, F.transform(_known_list(feature.name), each) if multi else each(F.col(feature.name))
+                column, F.transform(_known_list(feature.name), each) if feature.multi else each(F.col(feature.name))
             )
-        elif multi:
-            lists.append(feature.name)
-        else:
+        elif not feature.multi:
             encoded = encoded.join(_lookup(vocab, feature.name), feature.name, "left")
             encoded = encoded.withColumn(column, F.coalesce(column, F.lit(UNKNOWN)))
-    return encoded.join(_encode_lists(events, vocab, lists), lists, "left") if lists else encoded
+    # Lists of items and of users apart, so that few different combinations of lists occur.
+    for group in (features.user, features.item):
+        if lists := [feature.name for feature in group if feature.multi and not feature.buckets]:
+            encoded = encoded.join(_encode_lists(events, vocab, lists), lists, "left")
+            unknown = F.array(F.lit(UNKNOWN))  # of a row without a click, whose lists are null
+            encoded = encoded.withColumns({f"{name}_index": F.coalesce(f"{name}_index", unknown) for name in lists})
+    return encode_time(encode_numbers(encoded, vocab, features), features)
+
+
+def encode_activity(activity: DataFrame, vocab: DataFrame, features: Features) -> DataFrame:
+    """Adds `tokens`, the ids of `values`, in their order. Events of sequences that are no features are left out."""
+    vocab_of = {sequence.name: sequence.name for sequence in features.sequences} | {IMPRESSIONS: ITEM_ID}
+    activity = activity.where(F.col("sequence").isin(list(vocab_of)))
+    sequence_of = F.create_map(*(F.lit(part) for name, feature in vocab_of.items() for part in (feature, name)))
+    ids = vocab.where(F.col("feature").isin(list(vocab_of.values())) & F.col("value").isNotNull()).select(
+        sequence_of[F.col("feature")].alias("sequence"), F.col("value").alias("_value"), F.col("index").alias("_id")
+    )
+    lists = activity.select("sequence", "values").distinct()
+    values = lists.select("*", F.posexplode("values").alias("_place", "_value")).join(ids, ["sequence", "_value"], "left")
+    entry = F.struct("_place", F.coalesce("_id", F.lit(UNKNOWN)).alias("id"))
+    tokens = values.groupBy("sequence", "values").agg(
+        F.transform(F.sort_array(F.collect_list(entry)), lambda e: e["id"]).alias("tokens")
+    )
+    return activity.join(tokens, ["sequence", "values"])
 
 
 def _lookup(vocab: DataFrame, feature: str) -> DataFrame:

@@ -35,7 +35,7 @@ def read_log(folder: Path, features: dict[str, Any] | None = None, tasks: int = 
     source = config.input
     form = "sessions" if source.format == "sessions" else None
     table = open_table(source, source.clicks, "the click log", form, source.header)
-    mapping = Lines() if form else Clicks(source, config.features.user, config.features.item)
+    mapping = Lines() if form else Clicks(source, (*config.features.user, *config.features.item))
     return mapped(table, mapping, tasks)
 
 

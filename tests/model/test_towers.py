@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recall_lib.config import Feature, Features, ItemFeature, ItemId, Model, Recency
+from recall_lib.config import Feature, Features, ItemId, Model, Recency
 from recall_lib.model import encoders
 from recall_lib.model.batch import Batch
 from recall_lib.model.encoders import Dropout
@@ -17,7 +17,7 @@ from recall_lib.samples.windows import Shared, Windows
 FEATURES = Features(
     item_id=ItemId(dim=5),
     user=(Feature(name="user_id", dim=3), Feature(name="type", dim=2)),  # `type`: a name that torch's modules have too
-    item=(ItemFeature(name="category", dim=2), ItemFeature(name="tags", dim=4, multi=True)),
+    item=(Feature(name="category", dim=2), Feature(name="tags", dim=4, multi=True)),
 )
 SIZES = {"item_id": 20, "user_id": 9, "type": 5, "category": 6, "tags": 11}
 ENCODERS = ["mean", "lstm", "attention"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_lib.config import Feature, Features, ItemFeature, Samples
+from recall_lib.config import Feature, Features, Samples
 from recall_lib.samples.ragged import Ragged
 from recall_lib.samples.windows import Segments
 
-FEATURES = Features(user=(Feature(name="city"),), item=(ItemFeature(name="category"), ItemFeature(name="tags", multi=True)))
+FEATURES = Features(user=(Feature(name="city"),), item=(Feature(name="category"), Feature(name="tags", multi=True)))
 INTS = pa.list_(pa.int32())
 K = 2
 

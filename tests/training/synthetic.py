@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recall_lib.config import Feature, Features, ItemFeature, ItemId, Model, Samples, Training
+from recall_lib.config import Feature, Features, ItemId, Model, Samples, Training
 from recall_lib.training.spec import SampleFile, TrainSpec
 
 FEATURES = Features(
     item_id=ItemId(dim=8),
     user=(Feature(name="city", dim=4),),
-    item=(ItemFeature(name="category", dim=4), ItemFeature(name="tags", dim=4, multi=True)),
+    item=(Feature(name="category", dim=4), Feature(name="tags", dim=4, multi=True)),
 )
 SAMPLES = Samples(window_size=4)
 ITEMS = 22  # ids, 0 and 1 included

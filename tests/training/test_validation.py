@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recall_lib.config import Feature, Features, ItemFeature, ItemId
+from recall_lib.config import Feature, Features, ItemId
 from recall_lib.inference import evaluate as inference
 from recall_lib.inference.shipping import Shipped
 from recall_lib.inference.vectors import item_vectors, user_vectors
@@ -105,7 +105,7 @@ PRIORS[LACKING] = PRIORS.min()
 
 def of_recency(folder: Path, held_out: list[list[int]], **training: Any) -> TrainSpec:
     """A model of the items' categories alone, with model.recency: whole groups of items have one vector."""
-    features = Features(item_id=ItemId(dim=8), user=(Feature(name="city", dim=4),), item=(ItemFeature(name="category", dim=8),))
+    features = Features(item_id=ItemId(dim=8), user=(Feature(name="city", dim=4),), item=(Feature(name="category", dim=8),))
     known = [i for i in range(2, len(IDS)) if i != LACKING]
     lists = pa.array([[2 + i % 4] for i in known], pa.list_(pa.int32()))
     columns = {"item_index": pa.array(known, pa.int32()), "prior": PRIORS[known], "category_index": lists}

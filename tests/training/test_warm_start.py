@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recall_lib.config import Feature, Features, ItemFeature, ItemId
+from recall_lib.config import Feature, Features, ItemId
 from recall_lib.model import checkpoint
 from recall_lib.model.towers import YouTubeDNN
 from recall_lib.process.errors import DataRefused
@@ -98,7 +98,7 @@ def naive(earlier: dict[str, torch.Tensor], drawn: dict[str, torch.Tensor], now:
 
 def test_content_is_the_new_days(tmp_path: Path) -> None:
     """What items are made of is no weight: it stays that of the new day's items."""
-    features = Features(item_id=ItemId(dim=8), item=(ItemFeature(name="category", dim=8),))
+    features = Features(item_id=ItemId(dim=8), item=(Feature(name="category", dim=8),))
     settings = make_spec([], [], model={"item_rows": "both", "tower": ()}).model
     values = {name: BEFORE[name] for name in ("item_id", "category")}
     models = []

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pyspark.sql import functions as F
 
-from recall_lib.config import Features, ItemFeature, Recency
+from recall_lib.config import Feature, Features, Recency
 from recall_lib.store import schemas
 from recall_lib.transforms import items as transform
 
 MIDNIGHT = datetime(2024, 3, 5, tzinfo=UTC)
+FEATURES = Features(item=(Feature(name="category"), Feature(name="tags", multi=True)))
 END = int(MIDNIGHT.timestamp()) * 1_000_000
-FEATURES = Features(item=(ItemFeature(name="category"), ItemFeature(name="tags", multi=True)))
 ITEMS = 9  # indexes; 1 is unknown
 
 

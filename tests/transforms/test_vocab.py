@@ -65,7 +65,7 @@ def expected_counts(min_count):
 
 def count(spark, features):
     clicks = clicks_frame(spark)
-    return vocab.count_values(clicks.drop("split"), clicks.where("split <> 'train'"), features)
+    return vocab.count_values(vocab.training_counts(clicks.drop("split"), clicks.where("split <> 'train'")), features)
 
 
 @pytest.mark.parametrize("min_count", [1, 2])
@@ -88,7 +88,9 @@ def test_temporary_columns_take_no_names_from_features(spark):
         feature["name"] = names.get(feature["name"], feature["name"])
     clicks = clicks_frame(spark).withColumnsRenamed(names)
     held_out = clicks.where("split <> 'train'")
-    found = counted(vocab.count_values(clicks.drop("split"), held_out, Features.model_validate(sections)))
+    found = counted(
+        vocab.count_values(vocab.training_counts(clicks.drop("split"), held_out), Features.model_validate(sections))
+    )
     assert found == {(names.get(name, name), value): n for (name, value), n in expected_counts(1).items()}
 
 
