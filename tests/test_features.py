@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from recall_lib.commands import dump
+from recall_lib.commands import dump, query
 from recall_lib.store import schemas
 
 DT = "2024-03-01"
@@ -204,3 +204,5 @@ def test_a_model_learns_from_them_and_makes_lists(published, run_jobs, make_conf
     rows = ctx.tables.get("top_n", DT).read(schemas.TOP_N).collect()
     assert {row["source"] for row in rows} == {"model"}
     assert all(len(row["items"]) <= 5 for row in rows)
+    source, items = query.after_history(ctx.tables, DT, ["i0", "i1"], 5)
+    assert (source, len(items)) == ("model", 5)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import numpy as np
@@ -31,7 +32,7 @@ from recall_lib.inference.vectors import infer
 from recall_lib.process import messages
 from recall_lib.process.command import parser, run_command
 from recall_lib.process.errors import DataRefused
-from recall_lib.samples.ids import PADDING, UNKNOWN
+from recall_lib.samples.ids import FIRST_INDEX, PADDING, UNKNOWN
 from recall_lib.samples.ragged import Ragged
 from recall_lib.samples.windows import Segments, Windows
 from recall_lib.store.arrays import read_item_features
@@ -133,13 +134,14 @@ def after_history(tables: Tables, dt: str, item_ids: list[str], n: int) -> Answe
     if tables.config.model.asks_for_items and features.token_ids:
         table = items_of_vocab(tables, ours.vocab)
         of_items = read_item_features(table.files, [f.name for f in features.token_ids], len(items.vectors))
-    users = infer(towers, window_of(clicks, of_items, features, samples))
+    begin = datetime.fromtimestamp(tables.config.input.day_begins(dt) / 1_000_000, UTC)
+    users = infer(towers, window_of(clicks, of_items, features, samples, begin))
     seen = _ragged([np.unique(clicks).tolist()]) if tables.config.top_n.filter_seen else None
     found, scores = items.search(users, n, seen)
     return MODEL, scored_items(found, scores, items.item_ids)[0].as_py()
 
 
-def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Features, samples: Samples) -> Windows:
+def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Features, samples: Samples, at: datetime) -> Windows:
     """What a model sees of a user of whom nothing but these clicks is known.
 
     Args:
@@ -147,7 +149,9 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
         of_items: per item feature the values of each item index; a feature that is absent is unknown of all items.
         features: the model's.
         samples: that the model was trained on, without negatives.
+        at: the moment that the answer is for, in UTC.
     """
+    time = {"hour": FIRST_INDEX + at.hour, "weekday": FIRST_INDEX + at.weekday()}
     clicks = clicks[-(samples.max_history or len(clicks)) :]
     tokens = [*clicks.tolist(), PADDING]  # the last one stands for the target, which there is not
     lists = {
@@ -155,16 +159,14 @@ def window_of(clicks: np.ndarray, of_items: dict[str, Ragged], features: Feature
         "is_target": [[token == PADDING for token in tokens]],
         "example_age": [[0.0]],
         "negatives": [[]],
-        **{f"{feature.name}_index": [[UNKNOWN]] for feature in features.target_ids},
+        "weight": [[1.0]],
+        **{f"{feature.name}_index": [[time.get(feature.name, UNKNOWN)]] for feature in features.target_ids},
         **{f"{feature.name}_length": [[1]] for feature in features.target_ids if feature.multi},
         **{f"{number.name}_value": [[np.nan]] for number in features.target_numbers},
         **{f"{number.name}_value": [[np.nan] * len(tokens)] for number in features.token_numbers},
-        **{
-            f"{s.name}_{part}": [[0] if part == "seen" else []]
-            for s in features.sequences
-            for part in ("index", "length", "seen")
-        },
     }
+    for sequence in features.sequences:
+        lists |= {f"{sequence.name}_index": [[]], f"{sequence.name}_length": [[]], f"{sequence.name}_seen": [[0]]}
     for feature in features.token_ids:
         own = [_values(of_items.get(feature.name), token) for token in tokens]
         lists[f"{feature.name}_index"] = [[value for values in own for value in values]]

@@ -85,11 +85,12 @@ _IDS = (
     "features.time.name",
     *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens", "min_count")),
 )
+# How clicks are read. Where the log and its tables lie (path, clicks, items, user_table) may change every day.
 _CLICKS = tuple(
     f"input.{key}"
     for key in (
-        *("format", "items", "file_format", "options", "header", "null_values", "ordering", "time_unit", "time_format"),
-        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "user_table", "events"),
+        *("format", "file_format", "options", "header", "null_values", "ordering", "time_unit", "time_format"),
+        *("timezone", "day_starts_at", "columns", "item_columns.item_id", "item_columns.header", "events"),
     )
 )
 _ACTIVITY = ("samples.negatives", *(f"features.sequences.{key}" for key in ("name", "column", "events", "tokens")))

@@ -1,6 +1,7 @@
 """`recall query` on a published day against its tables and the model, without Spark."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_a_window_has_the_items_features(order):
     features = Features(user=({"name": "city"},), item=({"name": "tags", "multi": True}, {"name": "kind"}))
     samples = Samples(window_size=3, max_history=2, order=order)
     tags = Ragged.of(np.array([10, 11, 12]), np.array([0, 0, 2, 1, 0]))  # of items 2, 3; item 4 has none
-    window = query.window_of(np.array([4, 2, 3, 4]), {"tags": tags}, features, samples)
+    window = query.window_of(np.array([4, 2, 3, 4]), {"tags": tags}, features, samples, datetime(2024, 3, 5, tzinfo=UTC))
     expected = [(3, [12], [1]), (4, [1], [1])]
     found = list(zip(window.history.values.tolist(), lists(window.item["tags"]), lists(window.item["kind"]), strict=True))
     assert found == expected[:: 1 if order == "oldest_first" else -1]
