@@ -39,4 +39,5 @@ def test_days_that_differ_from_what_is_published(
 
     with before.tables.publishing("events", DAYS) as staged:
         staged.write(frame(CLICKS), schema)
-    assert changed_days(Context(make_config(**sections), DAYS[0], "test"), frame(now), sorted(now)) == changed
+    after = Context(make_config(**sections), DAYS[0], "test")
+    assert changed_days(after, "events", schema, frame(now), sorted(now)) == changed

@@ -135,6 +135,6 @@ def test_the_samples_hold_out_the_same_clicks(spark, protocol):
     table = samples.columns(encoded.withColumn("validates", holdout.validates(1)), features, "validates")
     users = Users.of(pa.Table.from_pandas(table.toPandas()), features)
     for split, held in build._held_out(users, protocol).items():
-        ours = {(users.ids[users.user[i]].as_py(), users.item[i], CITIES[users.features["city_index"][i]]) for i in held}
+        ours = {(users.ids[users.user[i]].as_py(), users.item[i], CITIES[users.features["city"][i]]) for i in held}
         assert ours == {(user, ord(item), city) for user, item, city, name in found if name == split}
         assert len(ours) > 5
