@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from bisect import bisect_left, bisect_right
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from recall_lib.commands import dump, query
+from recall_lib.config import Config, load_config
+from recall_lib.day.context import Context
 from recall_lib.store import schemas
 
 DT = "2024-03-01"
@@ -71,16 +74,28 @@ def make_log(seed: int = 3) -> tuple[list[dict], list[dict], dict[str, str]]:
     return events, users, {f"i{n}": rng.choice(["1.5", "7", ""]) for n in range(10)}
 
 
-@pytest.fixture
-def published(make_config, write_log, run_jobs):
+@pytest.fixture(scope="module")
+def published(spark, tmp_path_factory):
+    """The log and its days up to the samples, and what the log is made of."""
+    folder = tmp_path_factory.mktemp("features")
     events, users, items = make_log()
-    write_log("log.jsonl", [json.dumps(event) for event in events])
-    write_log("users.jsonl", [json.dumps(user) for user in users])
-    write_log("items.csv", ["what,price", *(f"{item},{price}" for item, price in items.items())])
-    config = make_config(**CONFIG)
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, events)))
+    (folder / "users.jsonl").write_text("\n".join(map(json.dumps, users)))
+    (folder / "items.csv").write_text("\n".join(["what,price", *(f"{item},{price}" for item, price in items.items())]))
+    file = folder / "config.yaml"
+    sections = {**CONFIG, "input": {**CONFIG["input"], "path": str(folder)}, "paths": {"root": str(folder / "root")}}
+    file.write_text(json.dumps(sections))
+    config = load_config(str(file))
     for day in ("2024-02-28", "2024-02-29"):
-        run_jobs(config, day, "events")
-    return run_jobs(config, DT, "vocab", "samples"), events, users, items
+        run(config, day, "events")
+    return run(config, DT, "vocab", "samples"), events, users, items
+
+
+def run(config: Config, day: str, *jobs: str) -> Context:
+    ctx = Context(config, day, "test")
+    for job in jobs:
+        importlib.import_module(f"jobs.{job}").run(ctx)
+    return ctx
 
 
 def place(values: list[float], value: float | None) -> float | None:
@@ -196,11 +211,10 @@ def test_negatives_are_items_that_the_user_was_shown(published) -> None:
     assert drawn
 
 
-@pytest.mark.parametrize("encoder", ["mean", "attention"])
-def test_a_model_learns_from_them_and_makes_lists(published, run_jobs, make_config, encoder) -> None:
-    ctx, *_ = published
-    config = make_config(**{**CONFIG, "model": {**CONFIG["model"], "encoder": encoder}})
-    run_jobs(config, DT, "train", "vectors", "index", "popular", "top_n")
+def test_a_model_learns_from_them_and_makes_lists(published) -> None:
+    config = published[0].config
+    model = config.model.model_copy(update={"encoder": "attention"})
+    ctx = run(config.model_copy(update={"model": model}), DT, "train", "vectors", "index", "popular", "top_n")
     rows = ctx.tables.get("top_n", DT).read(schemas.TOP_N).collect()
     assert {row["source"] for row in rows} == {"model"}
     assert all(len(row["items"]) <= 5 for row in rows)

@@ -192,8 +192,8 @@ class Segments:
             lists={
                 name: lists.slices(lists.offsets[targets], lists.offsets[targets + 1]) for name, lists in self._lists.items()
             },
-            numbers={name: values[targets] for name, values in self._numbers.items()},
-            item_numbers={name: values[token] for name, values in self._item_numbers.items()},
+            numbers={name: values[targets].astype(np.float32) for name, values in self._numbers.items()},
+            item_numbers={name: values[token].astype(np.float32) for name, values in self._item_numbers.items()},
             example_age=self._age[targets].astype(np.float32),
             target=self.items.values[self._token[targets]].astype(np.int64),
             negatives=negatives,
