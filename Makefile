@@ -26,8 +26,8 @@ cluster-demo: $(environment) ## run the demo by spark-submit, on a master and tw
 $(environment): $(stamp) deploy/pack.py
 	@.venv/bin/python deploy/pack.py environment
 
-test: lint ## run `make lint` and the tests, without the long tests of `make proof`
-	@.venv/bin/python -m pytest -q
+test: lint ## run `make lint` and the tests in two processes, without the long tests of `make proof`
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 proof: $(stamp) $(environment) ## run the long tests: killed backfills, a catalog that is read while it changes, a cluster, the benchmarks' tests
 	@.venv/bin/python -m pytest -q -m proof

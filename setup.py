@@ -38,6 +38,7 @@ setup(
             "hypothesis",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "mypy",
             "pandas-stubs",

@@ -115,6 +115,7 @@ def targets_of_the_last_day(log: simulator.Log) -> int:
     return sum(click.time >= START for own in by_user(clicks).values() for click in split_last_click(own)[0][1:])
 
 
+@pytest.mark.proof
 def test_a_day_whose_model_is_not_promoted(
     config: Config, ingested: Path, tmp_path: Path, run_jobs: Callable[..., Context], capsys: pytest.CaptureFixture[str]
 ) -> None:

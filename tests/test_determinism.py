@@ -143,7 +143,7 @@ def contents(ctx: Context) -> dict[str, Any]:
     return rows
 
 
-@pytest.mark.parametrize(("log_of", "ways"), [(by_day, WAYS[:2]), (by_position, WAYS)])
+@pytest.mark.parametrize(("log_of", "ways"), [(by_day, WAYS[:2]), pytest.param(by_position, WAYS, marks=pytest.mark.proof)])
 def test_nothing_depends_on_how_it_is_computed(
     log_of: Callable[..., Any],
     ways: list[Way],
@@ -206,6 +206,7 @@ KILLED = """
 """
 
 
+@pytest.mark.proof
 def test_a_killed_executor_changes_nothing(
     make_config: Callable[..., Config], run_jobs: Any, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def first_users(source: Path, target: Path, separator: str, users: int = 60) -> 
             kept.write(line)
 
 
+@pytest.mark.proof
 def test_both_forms_of_one_log_in_any_partitions_give_equal_samples(
     real_data: Path, make_config: Callable[..., Config], run_jobs: Callable[..., Context], tmp_path: Path
 ) -> None:

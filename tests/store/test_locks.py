@@ -74,7 +74,7 @@ def test_of_two_contenders_exactly_one_wins(tmp_path: Path, dead_owner: bool) ->
     for process in contenders:
         process.join(60)
     assert [process.exitcode for process in contenders] == [0, 0]
-    assert winners == list(range(ROUNDS))
+    assert sorted(winners) == list(range(ROUNDS))  # the queue does not keep the order of two processes
     assert won.empty()
     assert locks.holders(str(tmp_path)) == {}
 
