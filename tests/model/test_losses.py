@@ -200,3 +200,18 @@ def test_log_q_brings_the_sampled_ranking_to_the_full_softmax() -> None:
     expected = torch.log(torch.tensor(share[2:], dtype=torch.float))
     torch.testing.assert_close(learnt(corrected=True), expected, atol=0.35, rtol=0)
     assert (learnt(corrected=False) - expected).abs().max() > 1
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_weight_counts_in_full_softmax_and_its_gradients(biased: bool) -> None:
+    torch.manual_seed(0)
+    user, items = torch.randn(7, 3, requires_grad=True), torch.randn(11, 3, requires_grad=True)
+    bias = torch.randn(11, requires_grad=True) if biased else None
+    target, weight = torch.arange(7) + 2, torch.tensor([1.0, 3.0, 0.5, 1.0, 2.0, 1.0, 4.0])
+    inputs = [user, items] + ([bias] if bias is not None else [])
+    found = full_softmax(user, items, bias, target, weight)
+    scores = user @ items.T + (0 if bias is None else bias)
+    expected = (torch.nn.functional.cross_entropy(scores, target - 2, reduction="none") * weight).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
