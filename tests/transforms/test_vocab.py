@@ -240,3 +240,14 @@ def test_buckets_hash_what_is_known(spark):
     assert {ids[0] for ids in tags} == {2, 3, 4}
     again = encode(clicks_frame(spark, clicks[::-1]).coalesce(1))
     assert {word: tuple(row) for word, row in again.items()} == {word: tuple(row) for word, row in found.items()}
+
+
+def test_clicks_may_count_by_their_weight(spark):
+    rows = [("u", "a", 1.0), ("u", "a", 3.0), ("v", "b", 0.25), ("v", "b", 0.5), ("w", "b", 3.0)]
+    events = spark.createDataFrame(rows, "user_id string, item_id string, weight double")
+    held_out = events.where("user_id = 'w'")
+    features = Features.model_validate({"item_id": {"min_count": 2}})
+    plain = vocab.count_values(vocab.training_counts(events, held_out), features)
+    weighed = vocab.count_values(vocab.training_counts(events, held_out, weigh=True), features)
+    assert counted(plain) == {("item_id", "a"): 2, ("item_id", "b"): 2}
+    assert counted(weighed) == {("item_id", "a"): 4, ("item_id", "b"): 1}  # .75, rounded
